@@ -1,0 +1,130 @@
+// Command outboxd takes a PostgreSQL outbox table to Kafka.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"outboxd/internal/config"
+	"outboxd/offsets"
+)
+
+// Exit codes, as the README promises them.
+const (
+	exitFailed  = 1 // an operator must look
+	exitUsage   = 2 // bad command line or configuration
+	exitRefused = 3 // the position cannot be trusted
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command and returns its exit code. The last line on stderr
+// says what is wrong and what to do.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, hurry, stop := signals()
+	defer stop()
+	root := rootCommand(hurry)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var (
+		refused *offsets.RefusedError
+		failed  *failedError
+		bad     *config.LoadError
+	)
+	switch {
+	case errors.As(err, &bad):
+		for _, p := range bad.Problems() {
+			fmt.Fprintln(stderr, p)
+		}
+		fmt.Fprintf(stderr, "outboxd: the configuration has %s; correct it and start again\n", count(len(bad.Problems()), "problem"))
+		return exitUsage
+	case errors.As(err, &refused):
+		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
+		return exitRefused
+	case errors.As(err, &failed):
+		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "outboxd: %s; see `outboxd --help`\n", oneLine(err))
+	return exitUsage
+}
+
+// failedError marks an error of a command's work, as opposed to one of its
+// command line.
+type failedError struct{ error }
+
+func (e *failedError) Unwrap() error { return e.error }
+
+// failed marks err, nil stays nil.
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failedError{err}
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// signals returns a context that ends with the first SIGINT or SIGTERM, and one
+// that ends with the second.
+func signals() (ctx, hurry context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	hurry, cancelHurry := context.WithCancel(context.Background())
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-c
+		cancel()
+		<-c
+		cancelHurry()
+	}()
+	return ctx, hurry, func() {
+		signal.Stop(c)
+		cancel()
+		cancelHurry()
+	}
+}
+
+func rootCommand(hurry context.Context) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "outboxd",
+		Short: "takes a PostgreSQL outbox table to Kafka, and loses nothing",
+		Long: "outboxd reads the inserts into a PostgreSQL outbox table from the WAL and delivers them to Kafka.\n" +
+			"It tells PostgreSQL to forget WAL only after Kafka has acknowledged every event in it.",
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	file := root.PersistentFlags().String("config", "", "configuration file (default $OUTBOXD_CONFIG, else "+config.DefaultPath+")")
+	load := func() (*config.Config, error) {
+		path := *file
+		if path == "" {
+			path = os.Getenv("OUTBOXD_CONFIG")
+		}
+		return config.Load(path, os.Environ())
+	}
+	root.AddCommand(runCommand(load, hurry), initCommand(load), versionCommand())
+	return root
+}

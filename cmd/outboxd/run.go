@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"outboxd/internal/config"
+	"outboxd/internal/pipeline"
+	"outboxd/internal/status"
+)
+
+func runCommand(load func() (*config.Config, error), hurry context.Context) *cobra.Command {
+	var acceptGap bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "streams outbox events to Kafka until it is told to stop",
+		Long: "run streams until SIGINT or SIGTERM, then waits for what is in flight, confirms it to PostgreSQL, and exits 0.\n" +
+			"A second signal skips the wait; what was not acknowledged is published again at the next start.\n\n" +
+			"Faults that pass (a database or broker that is down, a topic or a right that is missing) never end it:\n" +
+			"it tries again, and /readyz says why. Exit codes: 1 an operator must look, 2 bad configuration,\n" +
+			"3 the stored position cannot be trusted.",
+		Example: "  outboxd run --config outboxd.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			return failed(stream(cmd.Context(), hurry, cfg, acceptGap, cmd.ErrOrStderr()))
+		},
+	}
+	cmd.Flags().BoolVar(&acceptGap, "accept-gap", false, "go on from the slot's own position when the stored one is refused, and log what is skipped")
+	return cmd
+}
+
+// drainTimeout leaves a supervisor's usual 30 seconds some room.
+const drainTimeout = 25 * time.Second
+
+func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stderr io.Writer) error {
+	log := logger(cfg.Log, stderr)
+	st := status.New(max(30*time.Second, 10*cfg.Delivery.ConfirmInterval))
+	o, err := pipelineOptions(cfg, st, log)
+	if err != nil {
+		return err
+	}
+	o.AcceptGap = acceptGap
+	if cfg.HTTP.Listen != "" {
+		l, err := net.Listen("tcp", cfg.HTTP.Listen)
+		if err != nil {
+			return fmt.Errorf("http.listen: %w; choose another address, or \"\" to turn it off", err)
+		}
+		serving, stop := context.WithCancel(context.Background())
+		defer stop()
+		go func() {
+			if err := st.Serve(serving, l); err != nil {
+				log.Error().Err(err).Msg("the status page is gone")
+			}
+		}()
+	}
+	log.Info().Str("version", version).Str("database", config.RedactDSN(cfg.Postgres.DSN.Reveal())).
+		Strs("brokers", cfg.Kafka.Brokers).Stringer("table", cfg.Outbox.Table).Msg("outboxd starts")
+	return pipeline.New(o).Run(ctx, hurry)
+}
+
+func logger(cfg config.Log, w io.Writer) zerolog.Logger {
+	level, err := zerolog.ParseLevel(cfg.Level)
+	if err != nil {
+		level = zerolog.InfoLevel
+	}
+	console := cfg.Format == "console"
+	if f, ok := w.(*os.File); ok && cfg.Format == "auto" {
+		console = isatty.IsTerminal(f.Fd())
+	}
+	if console {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}

@@ -1,0 +1,94 @@
+// Package decoder turns the bytes of PostgreSQL's pgoutput plugin into outbox
+// events. It is pure: it reads no clock and no network, and keeps only what the
+// stream itself said about tables (the relation cache).
+//
+// The format is "Logical Replication Message Formats" in the PostgreSQL
+// documentation, protocol version 1: only committed transactions arrive, whole
+// and in commit order.
+package decoder
+
+import (
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// Field is a part of an event that is mapped to a column of the outbox table.
+type Field int
+
+// The fields in the order in which headers name them.
+const (
+	ID Field = iota
+	Type
+	AggregateType
+	AggregateID
+	Version
+	SchemaVersion
+	CorrelationID
+	CausationID
+	TraceParent
+	Payload
+	NumFields int = iota
+)
+
+var fieldNames = [NumFields]string{
+	"id", "type", "aggregate_type", "aggregate_id", "version", "schema_version",
+	"correlation_id", "causation_id", "traceparent", "payload",
+}
+
+// String returns the field's name in the configuration.
+func (f Field) String() string { return fieldNames[f] }
+
+// Position identifies an event for ever: decoding the same WAL again gives the
+// same positions. Comparing positions gives commit order; the LSN of a row does
+// not, because transactions interleave in the WAL.
+type Position struct {
+	// CommitLSN is the LSN of the transaction's commit record, as Begin
+	// carries it.
+	CommitLSN pglogrepl.LSN
+	// Number counts the transaction's events from 1.
+	Number uint32
+}
+
+// PositionLen is the length of a position as text.
+const PositionLen = 16 + 1 + 8
+
+// AppendText appends the position in its fixed-width form, whose order as text
+// is commit order: 0000000001507C60-00000001.
+func (p Position) AppendText(dst []byte) []byte {
+	dst = appendHex(dst, uint64(p.CommitLSN), 16)
+	dst = append(dst, '-')
+	return appendHex(dst, uint64(p.Number), 8)
+}
+
+// String returns the position as AppendText writes it.
+func (p Position) String() string { return string(p.AppendText(nil)) }
+
+// After reports whether p comes after q in commit order.
+func (p Position) After(q Position) bool {
+	return p.CommitLSN > q.CommitLSN || p.CommitLSN == q.CommitLSN && p.Number > q.Number
+}
+
+func appendHex(dst []byte, v uint64, digits int) []byte {
+	const hex = "0123456789ABCDEF"
+	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
+		dst = append(dst, hex[v>>shift&0xF])
+	}
+	return dst
+}
+
+// Event is one row inserted into the outbox table.
+//
+// Its byte slices are views of the frame it was decoded from, and valid as long
+// as that frame's memory is.
+type Event struct {
+	Position Position
+	// CommittedAt is the time of the transaction's commit.
+	CommittedAt time.Time
+	// Values holds the text of each mapped column, as PostgreSQL prints it; nil
+	// is NULL or not mapped, an empty text is not nil. The payload of a bytea
+	// column is the bytes themselves.
+	Values [NumFields][]byte
+	// PayloadType is the OID of the payload column's type.
+	PayloadType uint32
+}

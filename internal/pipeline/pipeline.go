@@ -1,0 +1,234 @@
+// Package pipeline joins the stages: it starts them, moves events from the WAL
+// to Kafka, drains, stops, and tries again after a fault.
+//
+// Data moves one way, on one goroutine: the replication stream's next frame is
+// decoded, routed and handed to the sink. Nothing on that way waits for Kafka;
+// the stream itself waits when too many bytes are unacknowledged, and keeps the
+// server informed meanwhile. Acknowledgements come back on the Kafka client's
+// goroutine to the tracker, from where the committer takes the newest safe
+// position to the store and to PostgreSQL.
+//
+// A session is one replication connection. A fault of PostgreSQL ends the
+// session only: what was sent is waited for, and the next session goes on behind
+// it. A failed delivery ends the session and the sink: the next session starts
+// again from the last confirmed position.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/rs/zerolog"
+
+	"outboxd/decoder"
+	"outboxd/internal/replication"
+	"outboxd/internal/status"
+	"outboxd/offsets"
+	"outboxd/router"
+	"outboxd/sink"
+)
+
+// Options join the options of the stages.
+type Options struct {
+	Source       replication.Options
+	Table        decoder.Table
+	Rules        router.Rules
+	Sink         sink.Options
+	Store        offsets.Store // nil: the slot is the only store
+	ConfirmEvery time.Duration
+	RetryMin     time.Duration
+	RetryMax     time.Duration
+	DrainTimeout time.Duration // how long a stop waits for acknowledgements
+	// AcceptGap goes on from the slot when the stored position is refused.
+	AcceptGap bool
+	Log       zerolog.Logger
+	Status    *status.Status
+}
+
+// Pipeline runs one outbox. Its fields belong to the goroutine of Run.
+type Pipeline struct {
+	o   Options
+	log zerolog.Logger
+
+	// known is the last confirmed position, nil before the first session.
+	known *offsets.Position
+	// sink is nil when the last one failed.
+	sink *sink.Kafka
+	// published is the last event handed to sink. A session that follows on a
+	// fault of PostgreSQL skips what is not after it: a transaction read in part
+	// is sent again from its beginning.
+	published decoder.Position
+	// backend is the server process of the last session.
+	backend replication.Backend
+}
+
+// New returns a pipeline that is not running.
+func New(o Options) *Pipeline {
+	o.Sink.OnAck = o.Status.Acked
+	return &Pipeline{o: o, log: o.Log}
+}
+
+// ErrUnclean is returned by a stop that had to leave events unacknowledged or
+// the position unconfirmed: they are published again at the next start.
+var ErrUnclean = errors.New("stopped before everything was acknowledged and confirmed")
+
+// Run streams until ctx ends, and then drains. hurry ends the drain. Transient
+// faults are retried without end; an error that is returned needs an operator.
+func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
+	defer func() {
+		if p.sink != nil {
+			p.sink.Close()
+		}
+	}()
+	if p.o.Store != nil {
+		var err error
+		if p.known, err = p.o.Store.Load(ctx); err != nil {
+			return err
+		}
+	}
+	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
+	for {
+		started := time.Now()
+		err := p.session(ctx, hurry)
+		if err == nil || permanent(err) || errors.Is(err, ErrUnclean) {
+			return err
+		}
+		if ctx.Err() != nil {
+			// Stopped while a fault kept the session from ending in order.
+			p.log.Warn().Err(err).Msg("stopped during a fault; events after the slot's own position are published again at the next start")
+			return nil
+		}
+		if time.Since(started) > p.o.RetryMax {
+			wait.reset()
+		}
+		delay := wait.next()
+		if errors.Is(err, replication.ErrSlotActive) {
+			// Someone else's end is noticed soon.
+			delay = min(delay, time.Second)
+		}
+		p.o.Status.Fault(side(err), err)
+		p.log.Warn().Err(err).Stringer("retry_in", delay.Round(time.Millisecond)).Msg("not streaming")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+	}
+}
+
+// permanent tells the errors that trying again cannot mend.
+func permanent(err error) bool {
+	var refused *offsets.RefusedError
+	return errors.As(err, &refused) ||
+		errors.Is(err, replication.ErrSetup) ||
+		errors.Is(err, decoder.ErrProtocol) ||
+		errors.Is(err, ErrPoison)
+}
+
+// side tells who had a fault, for the metrics.
+func side(err error) string {
+	var failed *sink.FailedError
+	if errors.As(err, &failed) {
+		return "kafka"
+	}
+	return "postgres"
+}
+
+// backoff is exponential with jitter.
+type backoff struct{ min, max, last time.Duration }
+
+func (b *backoff) reset() { b.last = 0 }
+
+func (b *backoff) next() time.Duration {
+	b.last = min(max(2*b.last, b.min), b.max)
+	return b.last/2 + rand.N(b.last/2+1)
+}
+
+// session opens one replication connection and streams over it until ctx ends
+// (nil, or ErrUnclean) or a fault.
+func (p *Pipeline) session(ctx, hurry context.Context) error {
+	if p.sink == nil {
+		k, err := sink.New(p.o.Sink)
+		if err != nil {
+			return err
+		}
+		p.sink, p.published = k, decoder.Position{}
+	}
+	stream, err := p.connect(ctx)
+	if err != nil {
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	rt, err := router.New(p.o.Rules)
+	if err != nil {
+		return err
+	}
+	s := &session{
+		p:       p,
+		stream:  stream,
+		decoder: decoder.New(p.o.Table),
+		router:  rt,
+		sink:    p.sink,
+		tracker: offsets.NewTracker(p.known.LSN),
+	}
+	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, stream.Confirm)
+	p.o.Status.Streaming(&status.Gauges{
+		InFlightEvents: p.sink.InFlight,
+		InFlightBytes:  p.o.Source.Memory.Used,
+		ReceivedLSN:    stream.Received,
+		Confirmed:      func() pglogrepl.LSN { return s.tracker.Confirmed().LSN() },
+		OldestUnacked:  p.sink.Waiting,
+	})
+	return s.run(ctx, hurry)
+}
+
+// connect opens the connection, decides where to resume, and starts to stream.
+func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
+	conn, err := replication.Connect(ctx, p.o.Source)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := p.start(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	p.backend = conn.Backend()
+	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
+	return stream, nil
+}
+
+func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replication.Stream, error) {
+	if err := conn.EndStale(ctx, p.backend); err != nil {
+		return nil, err
+	}
+	server, err := conn.Prepare(ctx, p.known == nil || p.o.AcceptGap)
+	if err != nil {
+		return nil, err
+	}
+	start, err := offsets.Resume(p.known, server)
+	if err != nil {
+		if !p.o.AcceptGap || server.Slot == nil || server.Slot.ConfirmedFlush == 0 {
+			return nil, err
+		}
+		p.log.Warn().Err(err).Stringer("from", server.Slot.ConfirmedFlush).
+			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
+		start = server.Slot.ConfirmedFlush
+		p.published = decoder.Position{}
+	}
+	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
+	if p.o.Store != nil && (p.known == nil || *p.known != known) {
+		if err := p.o.Store.Save(ctx, known); err != nil {
+			return nil, fmt.Errorf("store position %s: %w", known.LSN, err)
+		}
+	}
+	p.known = &known
+	p.o.AcceptGap = false // it is for the start only
+	return conn.Start(ctx, start)
+}

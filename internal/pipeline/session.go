@@ -1,0 +1,292 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"outboxd/decoder"
+	"outboxd/internal/replication"
+	"outboxd/offsets"
+	"outboxd/router"
+	"outboxd/sink"
+)
+
+// ErrPoison is wrapped by the error of an event that can never be delivered as
+// it is.
+var ErrPoison = errors.New("poison event")
+
+// session is the work of one replication connection. Its fields belong to the
+// goroutine of run, but for the committer, which a goroutine of its own uses
+// while the session streams.
+type session struct {
+	p         *Pipeline
+	stream    *replication.Stream
+	decoder   *decoder.Decoder
+	router    *router.Router
+	sink      *sink.Kafka
+	tracker   *offsets.Tracker
+	committer *offsets.Committer
+
+	tx *offsets.Transaction // open, or nil
+}
+
+// run streams, and ends the session in the way that fits why streaming ended.
+func (s *session) run(ctx, hurry context.Context) error {
+	err := s.streamUntil(ctx)
+	s.p.o.Status.Stopped()
+	switch {
+	case s.sink.Err() != nil:
+		// Nothing behind the failed event may be confirmed, and what is still
+		// in flight may arrive or not.
+		err = s.sinkFailed()
+	case ctx.Err() != nil:
+		err = s.drain(hurry)
+	case errors.Is(err, ErrPoison):
+		// What came before the event is delivered and confirmed, so that the
+		// event is the first thing that the next start meets.
+		if unclean := s.drain(hurry); unclean != nil {
+			s.p.log.Warn().Err(unclean).Msg("events before the poison event were not all confirmed")
+		}
+	default:
+		if unclean := s.settle(ctx, hurry); unclean != nil {
+			err = unclean
+		}
+	}
+	s.stream.Close()
+	return err
+}
+
+// streamUntil reads frames until a fault or the end of ctx.
+func (s *session) streamUntil(ctx context.Context) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	inner, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+			s.stream.Interrupt(context.Cause(ctx))
+		case <-s.sink.Failed():
+			s.tracker.Fail()
+			s.stream.Interrupt(s.sink.Err())
+		case <-inner.Done():
+		}
+	})
+	background.Go(func() { s.confirm(inner) })
+	background.Go(func() { s.watch(inner) })
+	for {
+		frame, err := s.stream.Next()
+		if err != nil {
+			return err
+		}
+		if frame.Kind == replication.Keepalive {
+			s.tracker.Idle(frame.WALEnd)
+			continue
+		}
+		if err := s.handle(frame.Data); err != nil {
+			return err
+		}
+	}
+}
+
+// handle takes one pgoutput message through the stages.
+func (s *session) handle(data []byte) error {
+	kind, err := s.decoder.Decode(data)
+	switch {
+	case err != nil && errors.Is(err, decoder.ErrRow):
+		return s.poison(s.decoder.Event(), err)
+	case err != nil:
+		return fmt.Errorf("decode at %s: %w", s.decoder.Position(), err)
+	}
+	switch kind {
+	case decoder.Insert:
+		return s.publish(s.decoder.Event())
+	case decoder.Begin:
+		s.tx = s.tracker.Begin()
+	case decoder.Commit:
+		s.tx.Commit(s.decoder.CommitEnd())
+		s.tx = nil
+	}
+	return nil
+}
+
+// publish routes one event and hands it to the sink.
+func (s *session) publish(ev *decoder.Event) error {
+	if !ev.Position.After(s.p.published) {
+		return nil // acknowledged in an earlier session
+	}
+	d := s.sink.Next()
+	if err := s.router.Route(ev, &d.Message); err != nil {
+		return s.poison(ev, err)
+	}
+	block := s.stream.Block()
+	block.Retain()
+	s.tx.Add()
+	d.Receipt, d.Memory = s.tx, block
+	if err := s.sink.Send(ev, d); err != nil {
+		s.tx.Withdraw()
+		block.Release()
+		return s.poison(ev, err)
+	}
+	s.p.published = ev.Position
+	return nil
+}
+
+// poison is the one place that decides what becomes of an event that can never
+// be delivered as it is: it stops the run, and is never confirmed past.
+func (s *session) poison(ev *decoder.Event, err error) error {
+	return &replication.Error{
+		Err: fmt.Errorf("%w: event id %q at position %s: %w", ErrPoison, clip(ev.Values[decoder.ID]), ev.Position, err),
+		Hint: "nothing after it is confirmed; mend the cause and start again, or move the slot past its transaction with " +
+			"pg_replication_slot_advance when it may be lost",
+	}
+}
+
+func clip(b []byte) []byte {
+	if len(b) > 200 {
+		return b[:200]
+	}
+	return b
+}
+
+// confirm takes the newest safe position to the store and to PostgreSQL, every
+// so often.
+func (s *session) confirm(ctx context.Context) {
+	tick := time.NewTicker(s.p.o.ConfirmEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if _, err := s.committer.Commit(ctx); err != nil {
+				s.stream.Interrupt(err)
+				return
+			}
+			s.p.o.Status.Confirmed(s.tracker.Confirmed().LSN(), s.tracker.Unconfirmed() == 0)
+		}
+	}
+}
+
+// stallAfter is how long Kafka may acknowledge nothing before the operator is
+// told why.
+const stallAfter = 5 * time.Second
+
+// watch tells the operator when Kafka acknowledges nothing.
+func (s *session) watch(ctx context.Context) {
+	tick := time.NewTicker(stallAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		waiting := s.sink.Waiting()
+		if waiting < stallAfter {
+			s.p.o.Status.Kafka(nil)
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, stallAfter)
+		err := s.sink.Diagnose(ask)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("the cluster answers, but does not acknowledge")
+		}
+		s.p.o.Status.Kafka(err)
+		s.p.log.Warn().Err(err).Stringer("for", waiting.Round(time.Second)).Int64("in_flight_events", s.sink.InFlight()).
+			Msg("Kafka acknowledges nothing; waiting")
+	}
+}
+
+// sinkFailed ends the sink. The next session starts from what was confirmed.
+func (s *session) sinkFailed() error {
+	s.tracker.Fail()
+	err := s.sink.Err()
+	s.sink.Close()
+	s.p.sink = nil
+	s.finalCommit()
+	if errors.Is(err, sink.ErrUndeliverable) {
+		return fmt.Errorf("%w: %w", ErrPoison, err)
+	}
+	return err
+}
+
+// settle follows on a fault of PostgreSQL: everything sent is waited for, so
+// that the next session can go on behind it. A stop bounds the wait.
+func (s *session) settle(ctx, hurry context.Context) error {
+	s.stream.Close() // the slot is free for the next session, or another process
+	drained := s.tracker.Drained()
+	var giveUp <-chan time.Time
+	for {
+		select {
+		case <-drained:
+			s.finalCommit()
+			return nil
+		case <-s.sink.Failed():
+			return s.sinkFailed()
+		case <-ctx.Done():
+			ctx, giveUp = context.WithoutCancel(ctx), time.After(s.p.o.DrainTimeout)
+			continue
+		case <-giveUp:
+		case <-hurry.Done():
+		}
+		s.finalCommit()
+		return s.undelivered()
+	}
+}
+
+// undelivered is the error of a stop that could not wait for Kafka.
+func (s *session) undelivered() error {
+	return fmt.Errorf("%w: %d events were sent and not acknowledged by Kafka; they are published again at the next start", ErrUnclean, s.sink.InFlight())
+}
+
+// drain ends a run: nothing more is read, what was sent is waited for, the
+// position is stored, told, and read back.
+func (s *session) drain(hurry context.Context) error {
+	ctx, cancel := context.WithTimeout(hurry, s.p.o.DrainTimeout)
+	defer cancel()
+	drained, done := s.tracker.Drained(), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-drained:
+		case <-s.sink.Failed():
+		case <-ctx.Done():
+		}
+	}()
+	if n := s.sink.InFlight(); n > 0 {
+		s.p.log.Info().Int64("in_flight_events", n).Msg("draining")
+	}
+	served := s.stream.Serve(ctx, done)
+	<-done
+	s.finalCommit()
+	if n := s.sink.InFlight(); n > 0 || s.sink.Err() != nil {
+		return s.undelivered()
+	}
+	if served == nil {
+		served = s.stream.Finish(ctx, s.p.o.Source)
+	}
+	if served != nil {
+		return fmt.Errorf("%w: the position %s could not be confirmed to PostgreSQL, events after the slot's own position are published again at the next start: %w",
+			ErrUnclean, s.p.known.LSN, served)
+	}
+	s.p.log.Info().Stringer("lsn", s.p.known.LSN).Msg("drained and confirmed")
+	return nil
+}
+
+// finalCommit passes on what is confirmed now. It runs after the confirming
+// goroutine has ended.
+func (s *session) finalCommit() {
+	lsn, err := s.committer.Commit(context.Background())
+	if err != nil {
+		s.p.log.Warn().Err(err).Msg("the last position was not stored; events after the stored one are published again")
+	}
+	s.p.known.LSN = lsn
+}

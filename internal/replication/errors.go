@@ -1,0 +1,50 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Errors of a replication connection.
+var (
+	// ErrSetup means that the database is not set up for this configuration:
+	// trying again without a change cannot help.
+	ErrSetup = errors.New("the database is not set up for outboxd")
+	// ErrSlotActive means that another connection streams from the slot.
+	ErrSlotActive = errors.New("the replication slot is in use")
+	// ErrSilent means that the server has not said anything for too long.
+	ErrSilent = errors.New("the replication stream is silent")
+)
+
+// Error is a fault with advice for the operator.
+type Error struct {
+	Err  error
+	Hint string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%v; %s", e.Err, e.Hint) }
+func (e *Error) Unwrap() error { return e.Err }
+
+// setupError is an ErrSetup with advice.
+func setupError(hint, format string, args ...any) error {
+	return &Error{Err: fmt.Errorf("%w: "+format, append([]any{ErrSetup}, args...)...), Hint: hint}
+}
+
+// sqlState returns the SQLSTATE of a server's error, or "".
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// SQLSTATEs from "PostgreSQL Error Codes".
+const (
+	duplicateObject       = "42710"
+	insufficientPrivilege = "42501"
+	objectInUse           = "55006"
+	undefinedFunction     = "42883"
+)

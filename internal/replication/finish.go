@@ -1,0 +1,78 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Finish tells the server the confirmed position for the last time, reads it
+// back, and closes the stream. What the server still sends is thrown away: a
+// connection closed with unread bytes is reset, and the server might never read
+// our last message.
+func (s *Stream) Finish(ctx context.Context, o Options) error {
+	defer s.Close()
+	if err := s.send(time.Now(), false); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- waitConfirmed(ctx, o, pglogrepl.LSN(s.confirmed.Load())) }()
+	scratch := make([]byte, 64<<10)
+	for {
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+		if err := s.conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+			return <-done
+		}
+		if _, err := s.conn.Read(scratch); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			// The server ended the stream. It may have taken the position
+			// before that.
+			return <-done
+		}
+	}
+}
+
+// waitConfirmed asks, over a connection of its own, until the slot has the
+// position.
+func waitConfirmed(ctx context.Context, o Options, want pglogrepl.LSN) error {
+	cfg, err := parseDSN(o.DSN)
+	if err != nil {
+		return err
+	}
+	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("read back the slot's position: %w", err)
+	}
+	defer pg.Close(context.WithoutCancel(ctx))
+	for {
+		rows, err := query(ctx, pg, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = "+quote(o.Slot))
+		if err != nil {
+			return fmt.Errorf("read back the slot's position: %w", err)
+		}
+		if len(rows) == 0 {
+			return fmt.Errorf("read back the slot's position: slot %q is gone", o.Slot)
+		}
+		have, err := pglogrepl.ParseLSN(rows[0][0])
+		if err != nil {
+			return fmt.Errorf("read back the slot's position: %w", err)
+		}
+		if have >= want {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("read back the slot's position: it is %s instead of %s: %w", have, want, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

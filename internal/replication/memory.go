@@ -1,0 +1,98 @@
+package replication
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// blockSize is the size of the buffers that frames are read into. It holds
+	// what one read of a full socket brings.
+	blockSize = 256 << 10
+	// eventOverhead is charged for each event that holds a block, for what is
+	// kept beside its bytes until it is acknowledged: the delivery, the
+	// client's record and headers.
+	eventOverhead = 640
+)
+
+// Memory bounds the bytes of frames that were read and are not yet
+// acknowledged. The stream allocates from it, and waits at the limit; blocks
+// come back from the goroutine that hears of acknowledgements.
+type Memory struct {
+	limit int64
+	used  atomic.Int64
+	// freed wakes the stream when it waits.
+	freed chan struct{}
+
+	mu    sync.Mutex
+	spare []*Block
+}
+
+// NewMemory returns a bound of so many bytes.
+func NewMemory(limit int64) *Memory {
+	return &Memory{limit: limit, freed: make(chan struct{}, 1)}
+}
+
+// Used returns the bytes in use now.
+func (m *Memory) Used() int64 { return m.used.Load() }
+
+// Block is a buffer of whole frames. It lives as long as its reader or any event
+// in it.
+type Block struct {
+	memory *Memory
+	refs   atomic.Int32
+	buf    []byte
+}
+
+// Retain keeps the block for one more event.
+func (b *Block) Retain() {
+	b.refs.Add(1)
+	b.memory.used.Add(eventOverhead)
+}
+
+// Release gives up what Retain kept. Any goroutine may call it.
+func (b *Block) Release() { b.drop(eventOverhead) }
+
+func (b *Block) drop(charge int64) {
+	m := b.memory
+	last := b.refs.Add(-1) == 0
+	if last {
+		charge += int64(len(b.buf))
+		if len(b.buf) == blockSize {
+			m.mu.Lock()
+			m.spare = append(m.spare, b)
+			m.mu.Unlock()
+		}
+	}
+	used := m.used.Add(-charge)
+	if last || used < m.limit && used+charge >= m.limit {
+		select {
+		case m.freed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take returns a block of at least size bytes, or nil when that would pass the
+// limit. held is what the caller itself holds: a frame larger than the limit is
+// let through when nothing else is in use.
+func (m *Memory) take(size int, held int64) *Block {
+	size = max(size, blockSize)
+	if used := m.used.Load(); used > held && used+int64(size) > m.limit {
+		return nil
+	}
+	m.used.Add(int64(size))
+	var b *Block
+	if size == blockSize {
+		m.mu.Lock()
+		if n := len(m.spare); n > 0 {
+			b, m.spare = m.spare[n-1], m.spare[:n-1]
+		}
+		m.mu.Unlock()
+	}
+	if b == nil {
+		b = &Block{memory: m, buf: make([]byte, size)}
+	}
+	b.refs.Store(1)
+	return b
+}

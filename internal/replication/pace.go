@@ -1,0 +1,60 @@
+package replication
+
+import "time"
+
+// pace decides when to read. PostgreSQL's walsender makes one send call a
+// message as long as the socket has room; each costs a segment, a wake-up of
+// the reader and a switch between the two, more than decoding the row. A reader
+// that lets the socket fill up is served in large pieces: the sender, once
+// blocked, queues many messages before the next piece leaves.
+//
+// So under a backlog the stream rests a little when a read brought little, and
+// when traffic is light it reads at once, so that latency does not suffer.
+type pace struct {
+	bulk bool
+	// last is what the last read brought.
+	last int
+	// The traffic of the current window.
+	since time.Time
+	bytes int
+}
+
+const (
+	// receiveBuffer is the socket's buffer (SO_RCVBUF): small enough to be
+	// full after a rest.
+	receiveBuffer = 256 << 10
+	// plenty is a read that needs no rest after it.
+	plenty = 128 << 10
+	// restFor is the longest rest.
+	restFor = 10 * time.Millisecond
+	// Traffic above bulkRate in a window is a backlog; below calmRate it is
+	// not. In bytes a second.
+	bulkRate   = 8 << 20
+	calmRate   = 2 << 20
+	rateWindow = 10 * time.Millisecond
+)
+
+// rest waits, if it pays. whole says that no message has been read in part.
+func (p *pace) rest(whole bool) {
+	if p.bulk && p.last < plenty {
+		time.Sleep(restFor)
+	}
+}
+
+// read notes that a read brought n bytes.
+func (p *pace) read(n int) {
+	p.last = n
+	p.bytes += n
+	now := time.Now()
+	elapsed := now.Sub(p.since)
+	if elapsed < rateWindow {
+		return
+	}
+	rate := float64(p.bytes) / elapsed.Seconds()
+	if p.bulk {
+		p.bulk = rate > calmRate
+	} else {
+		p.bulk = rate > bulkRate
+	}
+	p.since, p.bytes = now, 0
+}

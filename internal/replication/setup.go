@@ -1,0 +1,227 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+
+	"outboxd/offsets"
+)
+
+func (c *Conn) tableName() string { return quoteIdent(c.o.Schema) + "." + quoteIdent(c.o.Table) }
+
+// checkTable compares the outbox table with what the configuration says of it.
+func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
+	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT c.relkind::text, c.relpersistence::text, a.attname,
+			(WITH RECURSIVE base AS (
+				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+				UNION ALL SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t JOIN base ON base.typtype = 'd' AND t.oid = base.typbasetype)
+			 SELECT typname FROM base WHERE typtype <> 'd'),
+			(SELECT typtype = 'd' FROM pg_type WHERE oid = a.atttypid)::text
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		WHERE n.nspname = %s AND c.relname = %s ORDER BY a.attnum`, quote(c.o.Schema), quote(c.o.Table)))
+	if err != nil {
+		return false, fmt.Errorf("read the outbox table's definition: %w", err)
+	}
+	if len(rows) == 0 {
+		return false, setupError("create it (`outboxd init` prints the SQL) or correct outbox.table",
+			"table %s does not exist in this database", c.tableName())
+	}
+	kind, persistence := rows[0][0], rows[0][1]
+	if kind != "r" && kind != "p" {
+		return false, setupError("outbox.table must be an ordinary or partitioned table", "%s is not a table", c.tableName())
+	}
+	if persistence != "p" {
+		return false, setupError("make it logged: ALTER TABLE "+c.tableName()+" SET LOGGED",
+			"table %s is unlogged or temporary, its rows never reach the WAL", c.tableName())
+	}
+	types, domains := make(map[string]string), make(map[string]bool)
+	for _, row := range rows {
+		types[row[2]] = row[3]
+		domains[row[2]] = row[4] == "true"
+	}
+	for _, column := range c.o.Columns {
+		typ, ok := types[column.Name]
+		if !ok {
+			return false, setupError("correct the name, or set it to \"\" to not read it",
+				"%s: table %s has no column %q", column.Key, c.tableName(), column.Name)
+		}
+		if column.Types != nil && !slices.Contains(column.Types, typ) {
+			return false, setupError("it must be "+strings.Join(column.Types, ", "),
+				"%s: column %q of %s is of type %s", column.Key, column.Name, c.tableName(), typ)
+		}
+		if typ == "bytea" && domains[column.Name] {
+			return false, setupError("use bytea itself",
+				"%s: column %q of %s is a domain over bytea, which the stream does not tell from text", column.Key, column.Name, c.tableName())
+		}
+	}
+	return kind == "p", nil
+}
+
+// preparePublication makes the publication when it is missing, and otherwise
+// checks that it lets every insert into the outbox through.
+func (c *Conn) preparePublication(ctx context.Context, partitioned bool) error {
+	name := quoteIdent(c.o.Publication)
+	rows, err := c.rows(ctx, `SELECT pubinsert, pubviaroot, puballtables FROM pg_publication WHERE pubname = `+quote(c.o.Publication))
+	if err != nil {
+		return fmt.Errorf("read publication: %w", err)
+	}
+	if len(rows) == 0 {
+		if !c.o.Create {
+			return setupError("create it (`outboxd init` prints the SQL) or set postgres.create: true",
+				"publication %s does not exist", name)
+		}
+		_, err := c.rows(ctx, CreatePublicationSQL(c.o.Publication, c.o.Schema, c.o.Table))
+		switch sqlState(err) {
+		case "":
+		case duplicateObject:
+			return c.preparePublication(ctx, partitioned)
+		case insufficientPrivilege:
+			return &Error{fmt.Errorf("create publication %s: %w", name, err),
+				"let the table's owner run the SQL that `outboxd init` prints, or grant the role CREATE on the database and ownership of the table"}
+		}
+		if err != nil {
+			return fmt.Errorf("create publication %s: %w", name, err)
+		}
+		c.o.Log.Info().Str("publication", c.o.Publication).Msg("publication created")
+		return nil
+	}
+	insert, viaRoot := rows[0][0] == "t", rows[0][1] == "t"
+	if !insert {
+		return setupError("ALTER PUBLICATION "+name+" SET (publish = 'insert')", "publication %s does not publish inserts", name)
+	}
+	if partitioned && !viaRoot {
+		return setupError("ALTER PUBLICATION "+name+" SET (publish_via_partition_root = true)",
+			"publication %s names the partitions of %s instead of the table itself", name, c.tableName())
+	}
+	return c.checkPublished(ctx, name)
+}
+
+func (c *Conn) checkPublished(ctx context.Context, name string) error {
+	filter, columns := "NULL", "NULL"
+	if c.version >= 150000 {
+		filter, columns = "rowfilter", "array_to_string(attnames, ',')"
+	}
+	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT %s, %s FROM pg_publication_tables
+		WHERE pubname = %s AND schemaname = %s AND tablename = %s`,
+		filter, columns, quote(c.o.Publication), quote(c.o.Schema), quote(c.o.Table)))
+	if err != nil {
+		return fmt.Errorf("read publication's tables: %w", err)
+	}
+	if len(rows) == 0 {
+		return setupError("ALTER PUBLICATION "+name+" ADD TABLE "+c.tableName(), "publication %s does not contain %s", name, c.tableName())
+	}
+	if rows[0][0] != "" {
+		c.o.Log.Warn().Str("publication", c.o.Publication).Str("row_filter", rows[0][0]).
+			Msg("the publication has a row filter: rows outside it are never published")
+	}
+	if columns == "NULL" {
+		return nil
+	}
+	published := strings.Split(rows[0][1], ",")
+	for _, column := range c.o.Columns {
+		if !slices.Contains(published, column.Name) {
+			return setupError("publish the table without a column list, or add the column to it",
+				"%s: publication %s leaves out column %q", column.Key, name, column.Name)
+		}
+	}
+	return nil
+}
+
+// CreatePublicationSQL makes the publication: inserts only, and under the name
+// of the partitioned table itself, so that attaching a partition changes nothing.
+func CreatePublicationSQL(publication, schema, table string) string {
+	return fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s.%s WITH (publish = 'insert', publish_via_partition_root = true)",
+		quoteIdent(publication), quoteIdent(schema), quoteIdent(table))
+}
+
+// slot reads the slot, nil when there is none.
+func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
+	invalidation := "NULL"
+	switch {
+	case c.version >= 170000:
+		invalidation = "invalidation_reason"
+	case c.version >= 160000:
+		invalidation = "CASE WHEN conflicting THEN 'conflict with recovery' END"
+	}
+	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT slot_type, plugin, database = current_database(), wal_status, %s,
+		coalesce(confirmed_flush_lsn, '0/0'), coalesce(restart_lsn, '0/0')
+		FROM pg_replication_slots WHERE slot_name = %s`, invalidation, quote(c.o.Slot)))
+	if err != nil {
+		return nil, fmt.Errorf("read replication slot: %w", err)
+	}
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	r := rows[0]
+	switch {
+	case r[0] != "logical":
+		return nil, setupError("name another slot in postgres.slot", "slot %q is a %s slot", c.o.Slot, r[0])
+	case r[1] != "pgoutput":
+		return nil, setupError("name another slot in postgres.slot, or drop it when its reader is gone",
+			"slot %q decodes with plugin %s, outboxd reads pgoutput", c.o.Slot, r[1])
+	case r[2] != "t":
+		return nil, setupError("name another slot in postgres.slot, or correct the database in postgres.dsn",
+			"slot %q belongs to another database", c.o.Slot)
+	}
+	slot := &offsets.Slot{Name: c.o.Slot, WALStatus: r[3], Invalidation: r[4]}
+	if slot.ConfirmedFlush, err = pglogrepl.ParseLSN(r[5]); err != nil {
+		return nil, fmt.Errorf("read replication slot: %w", err)
+	}
+	if slot.RestartLSN, err = pglogrepl.ParseLSN(r[6]); err != nil {
+		return nil, fmt.Errorf("read replication slot: %w", err)
+	}
+	return slot, nil
+}
+
+// makeSlot creates the slot. It waits for the transactions that are running.
+func (c *Conn) makeSlot(ctx context.Context) (*offsets.Slot, error) {
+	if !c.o.Create {
+		return nil, setupError("create it (`outboxd init` prints the SQL) or set postgres.create: true",
+			"replication slot %q does not exist", c.o.Slot)
+	}
+	sql, err := CreateSlotSQL(c.o.Slot, c.o.Failover, c.version)
+	if err != nil {
+		return nil, err
+	}
+	c.o.Log.Info().Str("slot", c.o.Slot).Msg("creating the replication slot; this waits for transactions that are running")
+	_, err = c.rows(ctx, sql)
+	switch sqlState(err) {
+	case duplicateObject:
+	case insufficientPrivilege:
+		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
+	case "53400":
+		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
+	default:
+		if err != nil {
+			return nil, fmt.Errorf("create replication slot %q: %w", c.o.Slot, err)
+		}
+	}
+	slot, err := c.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if slot == nil {
+		return nil, fmt.Errorf("create replication slot %q: it vanished at once", c.o.Slot)
+	}
+	// The slot starts after what IDENTIFY_SYSTEM said.
+	c.system.XLogPos = max(c.system.XLogPos, slot.ConfirmedFlush)
+	c.o.Log.Info().Str("slot", c.o.Slot).Stringer("lsn", slot.ConfirmedFlush).Msg("replication slot created")
+	return slot, nil
+}
+
+// CreateSlotSQL makes the slot; serverVersion is server_version_num. A failover
+// slot, which standbys keep in step, exists since PostgreSQL 17.
+func CreateSlotSQL(slot, failover string, serverVersion int) (string, error) {
+	switch {
+	case serverVersion >= 170000 && failover != "off":
+		return fmt.Sprintf("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", quote(slot)), nil
+	case failover == "on":
+		return "", setupError("set it to auto or off", "postgres.failover: on needs PostgreSQL 17, the server has %d", serverVersion/10000)
+	}
+	return fmt.Sprintf("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", quote(slot)), nil
+}

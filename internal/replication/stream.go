@@ -1,0 +1,349 @@
+package replication
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"outboxd/offsets"
+)
+
+// Limits of a stream's patience.
+const (
+	// probeAfter is how long the server may be silent before it is asked for
+	// a reply, silentAfter how long before the connection is given up. An idle
+	// server sends a keepalive only every wal_sender_timeout/2, or never.
+	probeAfter  = 10 * time.Second
+	silentAfter = 30 * time.Second
+	// statusAtLeast is how often the server hears from us, if
+	// wal_sender_timeout does not ask for more.
+	statusAtLeast = 10 * time.Second
+	writeTimeout  = 10 * time.Second
+	// maxFrame is the most that a frame may claim: PostgreSQL's limit of 1 GB
+	// for a message, and a little for its headers.
+	maxFrame = 1<<30 + 1<<20
+)
+
+// Stream is a replication connection that is streaming. One goroutine reads
+// frames and, between reads, sends status updates; it is the only one that
+// touches the connection. Confirm and Interrupt may be called from any.
+type Stream struct {
+	conn   net.Conn
+	memory *Memory
+	pace   pace
+
+	block *Block
+	r, w  int // block.buf[r:w] is read and not yet handed out
+
+	statusEvery  time.Duration
+	lastStatus   time.Time
+	lastReceived time.Time
+	replyDue     bool
+	probed       bool
+
+	// Of any goroutine.
+	confirmed   atomic.Uint64
+	statusDue   atomic.Bool
+	interrupted atomic.Pointer[error]
+	received    atomic.Uint64
+}
+
+// FrameKind tells what a frame is.
+type FrameKind int
+
+const (
+	WALData   FrameKind = iota // a pgoutput message
+	Keepalive                  // the server's position, in order with the data
+)
+
+// Frame is one message of the stream.
+type Frame struct {
+	Kind FrameKind
+	// Data is the pgoutput message, in the memory of Stream.Block.
+	Data []byte
+	// WALEnd is the position of a keepalive: everything before it was sent or
+	// was of no interest.
+	WALEnd pglogrepl.LSN
+}
+
+// newStream takes over a connection that has nothing buffered. It starts at a
+// confirmed position, which the first status update repeats.
+func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
+	now := time.Now()
+	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, lastStatus: now, lastReceived: now}
+	s.confirmed.Store(uint64(start))
+	s.received.Store(uint64(start))
+	return s
+}
+
+// Next returns the next frame. Its data is valid until the block it lies in is
+// released: the caller that keeps it must Retain Block before the next call.
+//
+// While it waits, for the server or for memory, status updates go out in time.
+func (s *Stream) Next() (Frame, error) {
+	for {
+		body, err := s.message()
+		if err != nil {
+			return Frame{}, err
+		}
+		switch body[0] {
+		case 'd':
+			data := body[5:]
+			if len(data) >= 25 && data[0] == 'w' {
+				return Frame{Kind: WALData, Data: data[25:]}, nil
+			}
+			if len(data) == 18 && data[0] == 'k' {
+				end := binary.BigEndian.Uint64(data[1:])
+				s.received.Store(end)
+				s.replyDue = s.replyDue || data[17] != 0
+				return Frame{Kind: Keepalive, WALEnd: pglogrepl.LSN(end)}, nil
+			}
+			return Frame{}, fmt.Errorf("read replication stream: unknown copy message of %d bytes", len(data))
+		case 'E':
+			return Frame{}, fmt.Errorf("read replication stream: %w", serverError(body[5:]))
+		case 'N', 'S':
+			// Notices and changed parameters do not concern the stream.
+		case 'c', 'C', 'Z':
+			return Frame{}, errors.New("read replication stream: the server ended it")
+		default:
+			return Frame{}, fmt.Errorf("read replication stream: unexpected message %q", body[0])
+		}
+	}
+}
+
+// Block returns the memory of the frame that Next returned last.
+func (s *Stream) Block() *Block { return s.block }
+
+// message returns the next whole message with its type and length.
+func (s *Stream) message() ([]byte, error) {
+	for {
+		need := 5
+		if have := s.w - s.r; have >= 5 {
+			// The length counts itself and not the type.
+			n := binary.BigEndian.Uint32(s.block.buf[s.r+1:])
+			if n < 4 || n > maxFrame {
+				return nil, fmt.Errorf("read replication stream: message of %d bytes", n)
+			}
+			need = 1 + int(n)
+			if have >= need {
+				m := s.block.buf[s.r : s.r+need : s.r+need]
+				s.r += need
+				return m, nil
+			}
+		}
+		if err := s.fill(need); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// fill reads at least one byte more. need is the length of the message that
+// begins at r, as far as it is known.
+func (s *Stream) fill(need int) error {
+	if err := s.room(need); err != nil {
+		return err
+	}
+	s.pace.rest(s.w == s.r)
+	for {
+		if err := s.status(); err != nil {
+			return err
+		}
+		n, err := s.conn.Read(s.block.buf[s.w:])
+		if n > 0 {
+			s.w += n
+			s.pace.read(n)
+			s.lastReceived, s.probed = time.Now(), false
+			return nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("read replication stream: %w", err)
+		}
+	}
+}
+
+// room makes place for a message of need bytes at r. It waits at the memory's
+// limit, and keeps the server informed meanwhile.
+func (s *Stream) room(need int) error {
+	const worthReading = 16 << 10
+	if s.block != nil {
+		// Read on in the same block while it is worth it, or as long as a
+		// message that fits has begun in it.
+		left := len(s.block.buf) - s.r
+		if need <= left && (s.w-s.r > 0 || left >= worthReading) && s.w < len(s.block.buf) {
+			return nil
+		}
+	}
+	waited := false
+	for {
+		held := int64(0)
+		if s.block != nil {
+			held = int64(len(s.block.buf))
+		}
+		if next := s.memory.take(need, held); next != nil {
+			if s.block != nil {
+				s.w = copy(next.buf, s.block.buf[s.r:s.w])
+				s.r = 0
+				s.block.drop(0)
+			}
+			s.block = next
+			if waited {
+				// Nothing was read meanwhile: that was us, not the server.
+				s.lastReceived = time.Now()
+			}
+			return nil
+		}
+		waited = true
+		select {
+		case <-s.memory.freed:
+		case <-time.After(min(s.statusEvery, time.Second)):
+			s.lastReceived = time.Now()
+			if err := s.status(); err != nil {
+				return err
+			}
+		}
+		if err := s.interrupted.Load(); err != nil {
+			return *err
+		}
+	}
+}
+
+// status sends a status update if one is due, and sets the time at which the
+// next read gives up waiting.
+func (s *Stream) status() error {
+	now := time.Now()
+	silent := now.Sub(s.lastReceived)
+	if silent >= silentAfter {
+		return &Error{
+			Err:  fmt.Errorf("%w: nothing was received for %s, not even an answer", ErrSilent, silent.Round(time.Second)),
+			Hint: "the connection is given up and made anew",
+		}
+	}
+	probe := silent >= probeAfter && !s.probed
+	if s.statusDue.Swap(false) || s.replyDue || probe || now.Sub(s.lastStatus) >= s.statusEvery {
+		if err := s.send(now, probe); err != nil {
+			return err
+		}
+		s.replyDue = false
+		s.probed = s.probed || probe
+		s.lastStatus = now
+	}
+	wake := s.lastStatus.Add(s.statusEvery)
+	for _, limit := range []time.Duration{probeAfter, silentAfter} {
+		if at := s.lastReceived.Add(limit); at.After(now) && at.Before(wake) {
+			wake = at
+		}
+	}
+	if err := s.conn.SetReadDeadline(wake); err != nil {
+		return fmt.Errorf("read replication stream: %w", err)
+	}
+	// After the deadline was set: whoever interrupts sets the flag first and
+	// the deadline second, so one of the two is seen.
+	if err := s.interrupted.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// send is the one place that tells PostgreSQL what it may forget. All three
+// positions are the confirmed one: a zero would be filled in from another.
+func (s *Stream) send(now time.Time, reply bool) error {
+	confirmed := s.confirmed.Load()
+	m := make([]byte, 0, 5+34)
+	m = append(m, 'd', 0, 0, 0, 4+34, 'r')
+	m = binary.BigEndian.AppendUint64(m, confirmed) // written
+	m = binary.BigEndian.AppendUint64(m, confirmed) // flushed
+	m = binary.BigEndian.AppendUint64(m, confirmed) // applied
+	m = binary.BigEndian.AppendUint64(m, uint64(now.UnixMicro()-pgEpochMicros))
+	if reply {
+		m = append(m, 1)
+	} else {
+		m = append(m, 0)
+	}
+	if err := s.conn.SetWriteDeadline(now.Add(writeTimeout)); err != nil {
+		return fmt.Errorf("send standby status: %w", err)
+	}
+	if _, err := s.conn.Write(m); err != nil {
+		return fmt.Errorf("send standby status: %w", err)
+	}
+	return nil
+}
+
+// pgEpochMicros is 2000-01-01 UTC, PostgreSQL's epoch, in Unix microseconds.
+const pgEpochMicros = 946_684_800_000_000
+
+// Confirm makes a position the one that PostgreSQL is told, at once if the
+// stream is waiting. A position older than the last is ignored.
+func (s *Stream) Confirm(c offsets.Confirmed) {
+	for {
+		old := s.confirmed.Load()
+		if uint64(c.LSN()) <= old {
+			return
+		}
+		if s.confirmed.CompareAndSwap(old, uint64(c.LSN())) {
+			break
+		}
+	}
+	s.statusDue.Store(true)
+	s.wake()
+}
+
+// Received returns the newest position that a keepalive named.
+func (s *Stream) Received() pglogrepl.LSN { return pglogrepl.LSN(s.received.Load()) }
+
+// Interrupt makes Next return the error, now and for ever after.
+func (s *Stream) Interrupt(err error) {
+	s.interrupted.CompareAndSwap(nil, &err)
+	s.wake()
+}
+
+func (s *Stream) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// Serve keeps the connection alive without reading frames, until done is closed
+// or ctx ends. The reading goroutine calls it while it waits for
+// acknowledgements at the end.
+func (s *Stream) Serve(ctx context.Context, done <-chan struct{}) error {
+	tick := time.NewTicker(min(s.statusEvery, 200*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			if now := time.Now(); s.statusDue.Swap(false) || now.Sub(s.lastStatus) >= s.statusEvery {
+				if err := s.send(now, false); err != nil {
+					return err
+				}
+				s.lastStatus = now
+			}
+		}
+	}
+}
+
+// Close ends the connection. Events keep their blocks.
+func (s *Stream) Close() {
+	s.conn.Close()
+	if s.block != nil {
+		s.block.drop(0)
+		s.block = nil
+	}
+}
+
+// serverError decodes an ErrorResponse.
+func serverError(body []byte) error {
+	var m pgproto3.ErrorResponse
+	if err := m.Decode(body); err != nil {
+		return err
+	}
+	return pgconn.ErrorResponseToPgError(&m)
+}

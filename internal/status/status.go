@@ -1,0 +1,174 @@
+// Package status is what a running connector says of itself: metrics, readiness
+// and the state as JSON. The stages report to it; it never reaches back.
+package status
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Gauges are read when someone asks.
+type Gauges struct {
+	InFlightEvents func() int64
+	InFlightBytes  func() int64
+	ReceivedLSN    func() pglogrepl.LSN
+	Confirmed      func() pglogrepl.LSN
+	// OldestUnacked is how long Kafka has acknowledged nothing although
+	// something is in flight.
+	OldestUnacked func() time.Duration
+}
+
+// Status is safe for any goroutine, but for Acked, which belongs to one.
+type Status struct {
+	registry *prometheus.Registry
+
+	published     *prometheus.CounterVec
+	publishErrors *prometheus.CounterVec
+	retries       *prometheus.CounterVec
+	commitToAck   prometheus.Histogram
+
+	// The counter of the topic that was counted last.
+	lastTopic   string
+	lastCounter prometheus.Counter
+
+	gauges atomic.Pointer[Gauges]
+
+	mu            sync.Mutex
+	started       time.Time
+	connected     bool
+	postgresFault error
+	kafkaFault    error
+	confirmedAt   time.Time // when everything was confirmed, or something more
+	confirmedLSN  pglogrepl.LSN
+	readyWithin   time.Duration
+}
+
+// New returns the status of a connector that is starting. It is ready while the
+// last confirmation is younger than readyWithin.
+func New(readyWithin time.Duration) *Status {
+	s := &Status{
+		registry: prometheus.NewRegistry(),
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_events_published_total", Help: "Events that Kafka has acknowledged.",
+		}, []string{"topic"}),
+		publishErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_publish_errors_total", Help: "Deliveries that failed, by kind.",
+		}, []string{"kind"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_retries_total", Help: "Sessions begun again after a fault, by the side that had it.",
+		}, []string{"side"}),
+		commitToAck: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "outboxd_commit_to_ack_seconds", Help: "Time from a transaction's commit to Kafka's acknowledgement of its events.",
+			Buckets: []float64{.001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600},
+		}),
+		started:     time.Now(),
+		readyWithin: readyWithin,
+	}
+	s.registry.MustRegister(s.published, s.publishErrors, s.retries, s.commitToAck,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.gauge("in_flight_events", "Events handed to Kafka and not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightEvents()) })
+	s.gauge("in_flight_bytes", "Memory held by events that are not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightBytes()) })
+	s.gauge("oldest_unacked_seconds", "How long Kafka has acknowledged nothing although something is in flight.", func(g *Gauges) float64 { return g.OldestUnacked().Seconds() })
+	s.gauge("received_lsn", "Newest position that the server named on this stream.", func(g *Gauges) float64 { return float64(g.ReceivedLSN()) })
+	s.gauge("confirmed_lsn", "Position up to which everything is acknowledged by Kafka.", func(g *Gauges) float64 { return float64(g.Confirmed()) })
+	for _, side := range []string{"postgres", "kafka"} {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "outboxd_connected", Help: "1 while that side works.", ConstLabels: prometheus.Labels{"side": side},
+		}, func() float64 { return s.side(side) }))
+		s.retries.WithLabelValues(side)
+	}
+	return s
+}
+
+func (s *Status) gauge(name, help string, read func(*Gauges) float64) {
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outboxd_" + name, Help: help}, func() float64 {
+		if g := s.gauges.Load(); g != nil {
+			return read(g)
+		}
+		return 0
+	}))
+}
+
+func (s *Status) side(side string) float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if side == "postgres" && s.connected || side == "kafka" && s.kafkaFault == nil {
+		return 1
+	}
+	return 0
+}
+
+// Acked counts an event that Kafka has acknowledged. It belongs to the Kafka
+// client's goroutine.
+func (s *Status) Acked(topic string, committedAt time.Time) {
+	if topic != s.lastTopic || s.lastCounter == nil {
+		s.lastTopic, s.lastCounter = topic, s.published.WithLabelValues(topic)
+	}
+	s.lastCounter.Inc()
+	s.commitToAck.Observe(time.Since(committedAt).Seconds())
+}
+
+// Streaming says that a session has begun.
+func (s *Status) Streaming(g *Gauges) {
+	s.gauges.Store(g)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connected, s.postgresFault, s.confirmedAt = true, nil, time.Now()
+}
+
+// Stopped says that the session has ended.
+func (s *Status) Stopped() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connected = false
+}
+
+// Fault says why the next session has to wait. side is postgres or kafka.
+func (s *Status) Fault(side string, err error) {
+	s.retries.WithLabelValues(side).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if side == "kafka" {
+		s.publishErrors.WithLabelValues("delivery").Inc()
+		s.kafkaFault = err
+	} else {
+		s.postgresFault = err
+	}
+}
+
+// Kafka says why Kafka acknowledges nothing, or with nil that it does.
+func (s *Status) Kafka(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kafkaFault = err
+}
+
+// Confirmed notes a round of confirmation. all says that nothing is waiting.
+func (s *Status) Confirmed(lsn pglogrepl.LSN, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lsn > s.confirmedLSN || all {
+		s.confirmedLSN = max(lsn, s.confirmedLSN)
+		s.confirmedAt = time.Now()
+	}
+}
+
+// notReady returns why the connector is not ready, or nil. The caller holds mu.
+func (s *Status) notReady() error {
+	switch {
+	case s.kafkaFault != nil:
+		return s.kafkaFault
+	case s.postgresFault != nil:
+		return s.postgresFault
+	case !s.connected:
+		return errStarting
+	case time.Since(s.confirmedAt) > s.readyWithin:
+		return errUnconfirmed
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package offsets
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// FileStore keeps the position in a small JSON file. A save replaces the file
+// as a whole and returns only when the new one is on disk, so a crash leaves
+// either the old position or the new one.
+type FileStore struct {
+	path string
+}
+
+// NewFileStore returns a store at path. Its folder must exist.
+func NewFileStore(path string) *FileStore { return &FileStore{path: path} }
+
+// filePosition is the file's content.
+type filePosition struct {
+	SystemID string `json:"system_id"`
+	Timeline int32  `json:"timeline"`
+	Slot     string `json:"slot"`
+	LSN      string `json:"lsn"`
+}
+
+// Load returns nil when the file does not exist. A file that cannot be
+// understood is an error, never "no position".
+func (s *FileStore) Load(context.Context) (*Position, error) {
+	data, err := os.ReadFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read stored position: %w", err)
+	}
+	var f filePosition
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("read stored position: %s: %w", s.path, err)
+	}
+	lsn, err := pglogrepl.ParseLSN(f.LSN)
+	if err != nil || lsn == 0 || f.SystemID == "" || f.Slot == "" || f.Timeline <= 0 {
+		return nil, fmt.Errorf("read stored position: %s: not a position: system_id %q, timeline %d, slot %q, lsn %q",
+			s.path, f.SystemID, f.Timeline, f.Slot, f.LSN)
+	}
+	return &Position{SystemID: f.SystemID, Timeline: f.Timeline, Slot: f.Slot, LSN: lsn}, nil
+}
+
+// Save writes a temporary file beside the old one, makes it durable, renames
+// it, and makes the rename durable.
+func (s *FileStore) Save(_ context.Context, p Position) (err error) {
+	data, err := json.Marshal(filePosition{SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()})
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(s.path)
+	f, err := os.CreateTemp(dir, filepath.Base(s.path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(append(data, '\n')); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), s.path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,138 @@
+package offsets
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// Position is a confirmed place in the WAL of one server, with what is needed
+// to see that it still means the same place.
+type Position struct {
+	SystemID string        // IDENTIFY_SYSTEM's systemid: which cluster
+	Timeline int32         // the timeline the position was confirmed on
+	Slot     string        // the slot that delivered it
+	LSN      pglogrepl.LSN // the end of the last confirmed transaction
+}
+
+// Server is what the server says of itself and of the slot at a start.
+type Server struct {
+	SystemID string
+	Timeline int32
+	FlushLSN pglogrepl.LSN // WAL is durable up to here
+	// Switches tells where each timeline up to Timeline ended: Switches[t] is
+	// the position at which timeline t was left. Nil when not known.
+	Switches map[int32]pglogrepl.LSN
+	Slot     *Slot // nil: there is no such slot
+}
+
+// Slot is a row of pg_replication_slots.
+type Slot struct {
+	Name           string
+	ConfirmedFlush pglogrepl.LSN
+	RestartLSN     pglogrepl.LSN
+	WALStatus      string // reserved, extended, unreserved or lost
+	Invalidation   string // PostgreSQL 16+: why the slot can no longer be used, "" if it can
+}
+
+// Reasons for refusing a position. Each comes wrapped in a *RefusedError.
+var (
+	ErrSlotGone        = errors.New("the replication slot is gone")
+	ErrSlotInvalid     = errors.New("the replication slot is invalidated")
+	ErrSlotAhead       = errors.New("the replication slot is confirmed beyond the stored position")
+	ErrForeignSystem   = errors.New("the stored position is of another database system")
+	ErrForeignSlot     = errors.New("the stored position is of another slot")
+	ErrForeignTimeline = errors.New("the stored position is on a history that this server does not have")
+	ErrServerBehind    = errors.New("the server's WAL ends before the stored position")
+)
+
+// RefusedError says why a position cannot be trusted, and what the operator can
+// do. It is never retried: the process ends with exit code 3.
+type RefusedError struct {
+	Reason error // one of the sentinels above
+	Detail string
+	Hint   string
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("position refused: %v: %s; %s", e.Reason, e.Detail, e.Hint)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Reason }
+
+const acceptGap = "`outboxd run --accept-gap` goes on from the slot's own position"
+
+// Resume decides where to start streaming. stored is the position that was
+// confirmed last as far as the process or its store knows, nil when nothing is
+// known; then the slot itself is trusted. The slot being behind the stored
+// position is normal: PostgreSQL writes a slot's position to disk only at a
+// checkpoint, and a crash can come between the store and the slot.
+func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
+	slot := server.Slot
+	if slot == nil {
+		name := "?"
+		if stored != nil {
+			name = stored.Slot
+		}
+		return 0, &RefusedError{ErrSlotGone,
+			fmt.Sprintf("slot %q does not exist, but was confirmed up to %s before", name, storedLSN(stored)),
+			"events written since then are only in the outbox table; after publishing what is missing, remove the stored position and start again, or use `outboxd run --accept-gap`, which makes a new slot"}
+	}
+	if slot.Invalidation != "" || slot.WALStatus == "lost" {
+		why := slot.Invalidation
+		if why == "" {
+			why = "its WAL was removed"
+		}
+		return 0, &RefusedError{ErrSlotInvalid,
+			fmt.Sprintf("slot %q, confirmed up to %s, can no longer be read (%s)", slot.Name, slot.ConfirmedFlush, why),
+			"drop it with SELECT pg_drop_replication_slot('" + slot.Name + "'), publish what is missing from the outbox table, and start again with --accept-gap; raise max_slot_wal_keep_size so that it does not happen again"}
+	}
+	if stored == nil {
+		return slot.ConfirmedFlush, nil
+	}
+	if stored.SystemID != server.SystemID {
+		return 0, &RefusedError{ErrForeignSystem,
+			fmt.Sprintf("it was made on system %s, this is system %s", stored.SystemID, server.SystemID),
+			"check postgres.dsn; if the database was really replaced, " + acceptGap}
+	}
+	if stored.Slot != slot.Name {
+		return 0, &RefusedError{ErrForeignSlot,
+			fmt.Sprintf("it belongs to slot %q, the configuration names slot %q", stored.Slot, slot.Name),
+			"give each slot a store of its own, or set postgres.slot back; otherwise " + acceptGap}
+	}
+	if stored.Timeline != server.Timeline {
+		left, known := server.Switches[stored.Timeline]
+		if !known || left < stored.LSN {
+			return 0, &RefusedError{ErrForeignTimeline,
+				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
+					stored.LSN, stored.Timeline, server.Timeline, switchText(left, known)),
+				"the server was promoted or restored without the last transactions that were published; compare the outbox table with Kafka, then " + acceptGap}
+		}
+	}
+	if stored.LSN > server.FlushLSN {
+		return 0, &RefusedError{ErrServerBehind,
+			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored.LSN, server.FlushLSN),
+			"the server was restored from a backup or lost its newest WAL; compare the outbox table with Kafka, then " + acceptGap}
+	}
+	if slot.ConfirmedFlush > stored.LSN {
+		return 0, &RefusedError{ErrSlotAhead,
+			fmt.Sprintf("slot %q is confirmed up to %s, the stored position is %s", slot.Name, slot.ConfirmedFlush, stored.LSN),
+			"someone advanced or made the slot anew, and the events between were not published from here; publish what is missing from the outbox table, or go on without it: " + acceptGap}
+	}
+	return stored.LSN, nil
+}
+
+func storedLSN(p *Position) string {
+	if p == nil {
+		return "an unknown position"
+	}
+	return p.LSN.String()
+}
+
+func switchText(lsn pglogrepl.LSN, known bool) string {
+	if !known {
+		return "an unknown position"
+	}
+	return lsn.String()
+}

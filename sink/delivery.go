@@ -1,0 +1,84 @@
+package sink
+
+import (
+	"context"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/decoder"
+	"outboxd/router"
+)
+
+// Delivery is one event on its way to Kafka: the router fills its Message, the
+// caller says who is told of the acknowledgement and whose memory the message
+// points into, and Kafka.Send takes it over. Deliveries are reused; after Send
+// the caller must not touch it.
+//
+// It is a context.Context so that it can travel with the client's record: that
+// leads the acknowledgement back here without a closure or a map entry a record.
+type Delivery struct {
+	context.Context
+
+	router.Message
+	// Receipt is told once, when Kafka has acknowledged the event with acks=all.
+	Receipt Receipt
+	// Memory is released once, when the message's bytes are no longer needed.
+	Memory Memory
+
+	position decoder.Position
+	record   kgo.Record
+}
+
+// Receipt is told of an acknowledgement, from the Kafka client's goroutine.
+type Receipt interface{ Acknowledge() }
+
+// Memory holds the bytes that a message's key, value and headers point into.
+type Memory interface{ Release() }
+
+// recycle makes the delivery ready for its next use.
+func (d *Delivery) recycle() {
+	d.Receipt, d.Memory = nil, nil
+	d.Key = nil
+	d.record = kgo.Record{}
+}
+
+// spares hands used deliveries from the client's goroutine back to the one that
+// sends: one lock a batch on the taking side.
+type spares struct {
+	mu       sync.Mutex
+	returned []*Delivery
+
+	taken []*Delivery // belongs to the sending goroutine
+}
+
+// slab is how many deliveries are allocated at once.
+const slab = 64
+
+func (s *spares) get(ctx context.Context) *Delivery {
+	if len(s.taken) == 0 {
+		s.mu.Lock()
+		s.taken, s.returned = s.returned, s.taken
+		s.mu.Unlock()
+	}
+	if len(s.taken) == 0 {
+		fresh := make([]Delivery, slab)
+		headers := make([]router.Header, slab*router.MaxHeaders)
+		for i := range fresh {
+			fresh[i].Context = ctx
+			fresh[i].Headers = headers[i*router.MaxHeaders : i*router.MaxHeaders : (i+1)*router.MaxHeaders]
+			s.taken = append(s.taken, &fresh[i])
+		}
+	}
+	n := len(s.taken) - 1
+	d := s.taken[n]
+	s.taken = s.taken[:n]
+	return d
+}
+
+func (s *spares) put(d *Delivery) {
+	d.recycle()
+	s.mu.Lock()
+	s.returned = append(s.returned, d)
+	s.mu.Unlock()
+}

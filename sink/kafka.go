@@ -1,0 +1,257 @@
+// Package sink encodes values and delivers messages to Kafka. It answers once
+// for each message: acknowledged, or the whole sink has failed.
+//
+// Every record is sent with acks=all by an idempotent producer that retries
+// without end, so within a partition records arrive in the order of Send. The
+// first record that cannot be delivered fails the sink for good: nothing after
+// it may be confirmed, and a new sink has to start again before it.
+package sink
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+
+	"outboxd/decoder"
+)
+
+// Options configure a Kafka sink. See kafka.* and value.* in the configuration.
+type Options struct {
+	Brokers     []string
+	ClientID    string
+	Compression string // none, gzip, snappy, lz4, zstd
+	Linger      time.Duration
+	TLS         *tls.Config    // nil: plaintext
+	SASL        sasl.Mechanism // nil: none
+	Value       Value
+	Log         zerolog.Logger
+	// OnAck, if set, is called for each acknowledged event from the client's
+	// goroutine, before its receipt is told.
+	OnAck func(topic string, committedAt time.Time)
+	// Client adds options of the Kafka client; tests use it.
+	Client []kgo.Opt
+}
+
+// Kafka delivers to one cluster. Next, Send and Drained belong to one goroutine.
+type Kafka struct {
+	client *kgo.Client
+	admin  *kadm.Client
+	value  Value
+	log    zerolog.Logger
+	onAck  func(string, time.Time)
+	finish func(*kgo.Record, error) // k.finished, bound once
+
+	spares spares
+	limits map[string]int // topic: largest batch the broker takes, in bytes
+
+	// ctx ends with the first failure, so that what is still buffered is not
+	// sent after a gap.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	inFlight atomic.Int64
+	// progress is when Kafka last acknowledged something, or when the first
+	// event was sent after a time with nothing in flight; Unix nanoseconds.
+	progress atomic.Int64
+
+	mu     sync.Mutex
+	topics map[string]int // the limits again, for other goroutines
+}
+
+// New makes the client. It does not connect: a broker that is down is found by
+// the first record, and waited for.
+func New(o Options) (*Kafka, error) {
+	k := &Kafka{
+		value:  o.Value,
+		log:    o.Log,
+		onAck:  o.OnAck,
+		limits: make(map[string]int),
+		topics: make(map[string]int),
+	}
+	k.finish = k.finished
+	codec, err := compression(o.Compression)
+	if err != nil {
+		return nil, err
+	}
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(o.Brokers...),
+		kgo.ClientID(o.ClientID),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchCompression(codec),
+		kgo.ProducerLinger(o.Linger),
+		// Murmur2 of the key, as every Kafka client has it.
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		// The bound is on memory and lies before the sink (the frames' memory);
+		// a second one here could only block the reader of the replication
+		// connection, which must keep answering keepalives.
+		kgo.MaxBufferedRecords(1 << 30),
+		// A topic just made, or a broker just restarted, is unknown for a
+		// while. Giving up would fail everything that is buffered.
+		kgo.UnknownTopicRetries(-1),
+		kgo.AllowAutoTopicCreation(),
+		// A broker that lost acknowledged records must not be written to as if
+		// nothing had happened.
+		kgo.StopProducerOnDataLossDetected(),
+		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
+		kgo.RetryBackoffFn(retryBackoff),
+		kgo.WithLogger(clientLog{o.Log}),
+	}
+	if o.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(o.TLS))
+	}
+	if o.SASL != nil {
+		opts = append(opts, kgo.SASL(o.SASL))
+	}
+	k.client, err = kgo.NewClient(append(opts, o.Client...)...)
+	if err != nil {
+		return nil, fmt.Errorf("configure Kafka client: %w", err)
+	}
+	k.admin = kadm.NewClient(k.client)
+	k.ctx, k.cancel = context.WithCancelCause(context.Background())
+	return k, nil
+}
+
+func compression(name string) (kgo.CompressionCodec, error) {
+	switch name {
+	case "none":
+		return kgo.NoCompression(), nil
+	case "gzip":
+		return kgo.GzipCompression(), nil
+	case "snappy":
+		return kgo.SnappyCompression(), nil
+	case "lz4":
+		return kgo.Lz4Compression(), nil
+	case "zstd":
+		return kgo.ZstdCompression(), nil
+	}
+	return kgo.CompressionCodec{}, fmt.Errorf("kafka.compression: unknown codec %q", name)
+}
+
+// retryBackoff waits 50 ms after the first failure and at most 2 s: a broker
+// that comes back is used at once, one that stays away is not hammered.
+func retryBackoff(tries int) time.Duration {
+	return min(50*time.Millisecond<<min(tries-1, 10), 2*time.Second)
+}
+
+// Next returns an empty delivery to fill and Send.
+func (k *Kafka) Next() *Delivery { return k.spares.get(k.ctx) }
+
+// Send encodes the event's value and hands the delivery to the client. It does
+// not wait for Kafka. An error concerns this event alone (ErrUndeliverable),
+// and then the delivery was not taken: neither receipt nor memory is told.
+func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
+	value, err := k.value.raw(ev)
+	if err != nil {
+		return err
+	}
+	limit, known := k.limits[d.Topic]
+	if !known {
+		limit = k.learn(d.Topic)
+	}
+	d.position = ev.Position
+	d.record = kgo.Record{
+		Topic:     d.Topic,
+		Key:       d.Key,
+		Value:     value,
+		Headers:   d.Headers,
+		Timestamp: k.value.timestamp(ev),
+		Context:   d,
+	}
+	if size := wireSize(&d.record); size > limit {
+		return fmt.Errorf("%w: it takes up to %d bytes, topic %q takes %d (max.message.bytes)",
+			ErrUndeliverable, size, d.Topic, limit)
+	}
+	if k.inFlight.Add(1) == 1 {
+		k.progress.Store(time.Now().UnixNano())
+	}
+	k.client.Produce(k.ctx, &d.record, k.finish)
+	return nil
+}
+
+// finished runs on the client's goroutine, once for each record.
+func (k *Kafka) finished(r *kgo.Record, err error) {
+	d := r.Context.(*Delivery)
+	if err != nil {
+		k.fail(d, err)
+		d.Memory.Release()
+		k.inFlight.Add(-1)
+		return
+	}
+	k.progress.Store(time.Now().UnixNano())
+	if k.onAck != nil {
+		k.onAck(r.Topic, r.Timestamp)
+	}
+	receipt, memory := d.Receipt, d.Memory
+	k.spares.put(d)
+	memory.Release()
+	k.inFlight.Add(-1)
+	receipt.Acknowledge()
+}
+
+// fail ends the sink with the first error. What comes after it is its
+// consequence, and is not reported.
+func (k *Kafka) fail(d *Delivery, err error) {
+	if k.ctx.Err() != nil {
+		return
+	}
+	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, err)
+	if permanent(err) {
+		err = fmt.Errorf("%w: %w", ErrUndeliverable, err)
+	}
+	k.cancel(&FailedError{err})
+}
+
+// FailedError is the failure of a sink.
+type FailedError struct{ Err error }
+
+func (e *FailedError) Error() string { return e.Err.Error() }
+func (e *FailedError) Unwrap() error { return e.Err }
+
+// permanent tells the broker's answers that trying again cannot change: they are
+// about the record itself.
+func permanent(err error) bool {
+	return errors.Is(err, kerr.MessageTooLarge) ||
+		errors.Is(err, kerr.RecordListTooLarge) ||
+		errors.Is(err, kerr.InvalidRecord) ||
+		errors.Is(err, kerr.InvalidTopicException)
+}
+
+// Failed returns a channel that is closed at the first failed delivery; Err then
+// says why.
+func (k *Kafka) Failed() <-chan struct{} { return k.ctx.Done() }
+
+// Err returns the first failure, or nil.
+func (k *Kafka) Err() error {
+	if k.ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(k.ctx)
+}
+
+// InFlight returns how many events were sent and not yet answered.
+func (k *Kafka) InFlight() int64 { return k.inFlight.Load() }
+
+// Waiting returns how long Kafka has acknowledged nothing although something is
+// in flight.
+func (k *Kafka) Waiting() time.Duration {
+	if k.inFlight.Load() == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, k.progress.Load()))
+}
+
+// Close gives up what is still in flight. After it nothing more is answered.
+func (k *Kafka) Close() {
+	k.cancel(errors.New("sink closed"))
+	k.client.Close()
+}
