@@ -2,7 +2,6 @@ package config
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -11,11 +10,6 @@ const variablePrefix = "OUTBOXD_"
 
 // otherVariables belong to the command line, not to the configuration.
 var otherVariables = []string{"OUTBOXD_CONFIG", "OUTBOXD_CACHE"}
-
-// serviceVariable matches what Kubernetes puts in every container for a Service
-// whose name begins with outboxd, such as OUTBOXD_SERVICE_HOST or
-// OUTBOXD_METRICS_PORT_9188_TCP_ADDR. Nobody typed them, so nobody mistyped.
-var serviceVariable = regexp.MustCompile(`^OUTBOXD_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // variables makes a map of an environment.
 func variables(env []string) map[string]string {
@@ -28,8 +22,10 @@ func variables(env []string) map[string]string {
 	return values
 }
 
-// findOverrides matches the OUTBOXD_ variables with keys. A variable that
-// matches none is reported like an unknown key: it was meant to do something.
+// findOverrides matches the OUTBOXD_ variables with keys. One that matches none
+// is reported when it is nearly the name of a key: then it was meant to do
+// something. Others are left alone, since not everybody who uses the prefix
+// means us: Kubernetes sets OUTBOXD_SERVICE_HOST for a Service named outboxd.
 func (l *loader) findOverrides() {
 	l.overrides = map[*key]string{}
 	known := map[string]*key{}
@@ -46,19 +42,12 @@ func (l *loader) findOverrides() {
 		case k != nil:
 			at.key = k.path
 			l.report(at, "got text; want %s, which only the file can hold", want(k.typ))
-		case serviceVariable.MatchString(name):
 		default:
-			l.reportUnknownVariable(name, at, slices.Sorted(maps.Keys(known)))
+			if meant := suggest(name, slices.Sorted(maps.Keys(known))); meant != "" {
+				l.report(at, "unknown variable; did you mean %s?", meant)
+			}
 		}
 	}
-}
-
-func (l *loader) reportUnknownVariable(name string, at place, known []string) {
-	hint := ""
-	if meant := suggest(name, append(known, otherVariables...)); meant != "" {
-		hint = "; did you mean " + meant + "?"
-	}
-	l.report(at, "unknown variable%s", hint)
 }
 
 // applyOverrides sets the keys that the environment gives. Their text is taken
