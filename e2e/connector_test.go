@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// connector is a running binary.
+type connector struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has exited
+
+	mu    sync.Mutex
+	lines []string // its stderr
+}
+
+// start runs the connector with the scenario's configuration.
+func (s *scenario) start(args ...string) *connector {
+	s.t.Helper()
+	file := filepath.Join(s.t.TempDir(), "outboxd.yaml")
+	if err := os.WriteFile(file, []byte(s.config()), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	c := &connector{t: s.t, done: make(chan struct{})}
+	c.cmd = exec.Command(binary, append([]string{"run", "--config", file}, args...)...)
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr, err := c.cmd.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		defer close(c.done)
+		lines := bufio.NewScanner(stderr)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			c.mu.Lock()
+			c.lines = append(c.lines, lines.Text())
+			c.mu.Unlock()
+		}
+		_ = c.cmd.Wait()
+	}()
+	s.t.Cleanup(func() {
+		c.kill()
+		if s.t.Failed() {
+			s.t.Logf("connector's stderr:\n%s", c.tail(60))
+		}
+	})
+	return c
+}
+
+// startStreaming runs the connector and waits until it streams.
+func (s *scenario) startStreaming(args ...string) *connector {
+	s.t.Helper()
+	c := s.start(args...)
+	c.waitLog(`"message":"streaming"`, 30*time.Second)
+	return c
+}
+
+func (c *connector) tail(n int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Join(c.lines[max(0, len(c.lines)-n):], "\n")
+}
+
+func (c *connector) logged(text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, line := range c.lines {
+		if strings.Contains(line, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// lastLine is the last line on stderr, which says what is wrong.
+func (c *connector) lastLine() string { return c.tail(1) }
+
+func (c *connector) waitLog(text string, within time.Duration) {
+	c.t.Helper()
+	waitFor(c.t, within, func() (string, bool) {
+		if c.logged(text) {
+			return "", true
+		}
+		select {
+		case <-c.done:
+			c.t.Fatalf("the connector ended before it logged %s:\n%s", text, c.tail(20))
+		default:
+		}
+		return "no line with " + text + " in:\n" + c.tail(20), false
+	})
+}
+
+func (c *connector) running() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *connector) signal(sig syscall.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		c.t.Fatal(err)
+	}
+}
+
+// kill ends it with SIGKILL and waits.
+func (c *connector) kill() {
+	_ = c.cmd.Process.Kill()
+	<-c.done
+}
+
+// exit waits for the end and returns the exit code.
+func (c *connector) exit(within time.Duration) int {
+	c.t.Helper()
+	select {
+	case <-c.done:
+		return c.cmd.ProcessState.ExitCode()
+	case <-time.After(within):
+		c.t.Fatalf("still running after %s:\n%s", within, c.tail(20))
+		return -1
+	}
+}
+
+// stop asks for a clean stop and demands it.
+func (c *connector) stop() {
+	c.t.Helper()
+	c.signal(syscall.SIGTERM)
+	if code := c.exit(40 * time.Second); code != 0 {
+		c.t.Fatalf("exit code %d after SIGTERM:\n%s", code, c.tail(20))
+	}
+}
+
+// peakRSS is the most memory it has had, in bytes.
+func (c *connector) peakRSS() int64 {
+	c.t.Helper()
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(c.cmd.Process.Pid) + "/status")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+			kb, err := strconv.ParseInt(string(bytes.Fields(rest)[0]), 10, 64)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			return kb << 10
+		}
+	}
+	c.t.Fatal("no VmHWM in /proc status")
+	return 0
+}

@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"outboxd/internal/testbed"
+)
+
+// binary is the connector under test, built once.
+var binary string
+
+// shared are the servers of the scenarios that do no harm to them.
+var shared struct {
+	sync.Mutex
+	postgres *testbed.Postgres
+	kafka    *testbed.Kafka
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "outboxd-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "outboxd")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "outboxd/cmd/outboxd")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build outboxd: %v\n%s", err, out)
+		return 1
+	}
+	defer func() {
+		if shared.postgres != nil {
+			shared.postgres.Close()
+		}
+		if shared.kafka != nil {
+			shared.kafka.Close()
+		}
+	}()
+	return m.Run()
+}
+
+// sharedPostgres returns the server for scenarios that leave it alive.
+func sharedPostgres(t *testing.T) *testbed.Postgres {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.postgres == nil {
+		p, err := testbed.StartPostgres(context.Background(), testbed.PostgresOptions{
+			Settings: map[string]string{"max_connections": "300", "max_wal_senders": "60", "max_replication_slots": "60"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.postgres = p
+	}
+	return shared.postgres
+}
+
+// sharedKafka returns the broker for scenarios that leave it alive.
+func sharedKafka(t *testing.T) *testbed.Kafka {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.kafka == nil {
+		k, err := testbed.StartKafka(context.Background(), testbed.KafkaOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.kafka = k
+	}
+	return shared.kafka
+}
+
+// ownPostgres starts a server that the scenario may harm.
+func ownPostgres(t *testing.T, o testbed.PostgresOptions) *testbed.Postgres {
+	t.Helper()
+	p, err := testbed.StartPostgres(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// ownKafka starts brokers that the scenario may harm.
+func ownKafka(t *testing.T, o testbed.KafkaOptions) *testbed.Kafka {
+	t.Helper()
+	k, err := testbed.StartKafka(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
