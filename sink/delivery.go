@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -26,8 +27,9 @@ type Delivery struct {
 	// Memory is released once, when the message's bytes are no longer needed.
 	Memory Memory
 
-	position decoder.Position
-	record   kgo.Record
+	position  decoder.Position
+	committed time.Time
+	record    kgo.Record
 }
 
 // Receipt is told of an acknowledgement, from the Kafka client's goroutine.

@@ -37,7 +37,7 @@ type Options struct {
 	Log         zerolog.Logger
 	// OnAck, if set, is called for each acknowledged event from the client's
 	// goroutine, before its receipt is told.
-	OnAck func(topic string, committedAt time.Time)
+	OnAck func(topic string, committed, acked time.Time)
 	// Client adds options of the Kafka client; tests use it.
 	Client []kgo.Opt
 }
@@ -48,7 +48,7 @@ type Kafka struct {
 	admin  *kadm.Client
 	value  Value
 	log    zerolog.Logger
-	onAck  func(string, time.Time)
+	onAck  func(topic string, committed, acked time.Time)
 	finish func(*kgo.Record, error) // k.finished, bound once
 
 	spares spares
@@ -158,7 +158,7 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	if !known {
 		limit = k.learn(d.Topic)
 	}
-	d.position = ev.Position
+	d.position, d.committed = ev.Position, ev.CommittedAt
 	d.record = kgo.Record{
 		Topic:     d.Topic,
 		Key:       d.Key,
@@ -187,9 +187,10 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		k.inFlight.Add(-1)
 		return
 	}
-	k.progress.Store(time.Now().UnixNano())
+	now := time.Now()
+	k.progress.Store(now.UnixNano())
 	if k.onAck != nil {
-		k.onAck(r.Topic, r.Timestamp)
+		k.onAck(d.Topic, d.committed, now)
 	}
 	receipt, memory := d.Receipt, d.Memory
 	k.spares.put(d)

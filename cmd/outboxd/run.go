@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -44,8 +45,16 @@ func runCommand(load func() (*config.Config, error), hurry context.Context) *cob
 // drainTimeout leaves a supervisor's usual 30 seconds some room.
 const drainTimeout = 25 * time.Second
 
+// gcPercent lets the heap grow by less than Go's default of 100 before it is
+// collected: nearly all of it is reused and little becomes garbage, so a
+// collection is rare and its slack would be memory for nothing.
+const gcPercent = 40
+
 func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stderr io.Writer) error {
 	log := logger(cfg.Log, stderr)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	st := status.New(max(30*time.Second, 10*cfg.Delivery.ConfirmInterval))
 	o, err := pipelineOptions(cfg, st, log)
 	if err != nil {

@@ -21,6 +21,12 @@ import (
 	"outboxd/sink"
 )
 
+// eventShare is the part of kafka.max_buffered that events and their records may
+// take. The rest is for the client's encoded and compressed batches, the
+// collector's slack and the program itself, so that the process as a whole stays
+// near the configured size.
+func eventShare(maxBuffered int64) int64 { return maxBuffered / 8 * 3 }
+
 // pipelineOptions turns the configuration into the options of the stages.
 func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (pipeline.Options, error) {
 	kafka, err := sinkOptions(cfg, log)
@@ -77,7 +83,7 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 		Failover:    cfg.Postgres.Failover,
 		Schema:      cfg.Outbox.Table.Schema,
 		Table:       cfg.Outbox.Table.Name,
-		Memory:      replication.NewMemory(int64(cfg.Kafka.MaxBuffered)),
+		Memory:      replication.NewMemory(eventShare(int64(cfg.Kafka.MaxBuffered))),
 		Log:         log,
 	}
 	for f, name := range columns(cfg) {

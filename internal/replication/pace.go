@@ -12,8 +12,8 @@ import "time"
 // when traffic is light it reads at once, so that latency does not suffer.
 type pace struct {
 	bulk bool
-	// last is what the last read brought.
-	last int
+	// little says that the last read left the socket (nearly) empty.
+	little bool
 	// The traffic of the current window.
 	since time.Time
 	bytes int
@@ -34,16 +34,16 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
-// rest waits, if it pays. whole says that no message has been read in part.
-func (p *pace) rest(whole bool) {
-	if p.bulk && p.last < plenty {
+// rest waits, if it pays.
+func (p *pace) rest() {
+	if p.bulk && p.little {
 		time.Sleep(restFor)
 	}
 }
 
-// read notes that a read brought n bytes.
-func (p *pace) read(n int) {
-	p.last = n
+// read notes that a read brought n bytes, out of as many as there was room for.
+func (p *pace) read(n, room int) {
+	p.little = n < plenty && n < room
 	p.bytes += n
 	now := time.Now()
 	elapsed := now.Sub(p.since)

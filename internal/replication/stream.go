@@ -152,15 +152,16 @@ func (s *Stream) fill(need int) error {
 	if err := s.room(need); err != nil {
 		return err
 	}
-	s.pace.rest(s.w == s.r)
+	s.pace.rest()
 	for {
 		if err := s.status(); err != nil {
 			return err
 		}
-		n, err := s.conn.Read(s.block.buf[s.w:])
+		room := s.block.buf[s.w:]
+		n, err := s.conn.Read(room)
 		if n > 0 {
 			s.w += n
-			s.pace.read(n)
+			s.pace.read(n, len(room))
 			s.lastReceived, s.probed = time.Now(), false
 			return nil
 		}

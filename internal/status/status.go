@@ -105,12 +105,12 @@ func (s *Status) side(side string) float64 {
 
 // Acked counts an event that Kafka has acknowledged. It belongs to the Kafka
 // client's goroutine.
-func (s *Status) Acked(topic string, committedAt time.Time) {
+func (s *Status) Acked(topic string, committed, acked time.Time) {
 	if topic != s.lastTopic || s.lastCounter == nil {
 		s.lastTopic, s.lastCounter = topic, s.published.WithLabelValues(topic)
 	}
 	s.lastCounter.Inc()
-	s.commitToAck.Observe(time.Since(committedAt).Seconds())
+	s.commitToAck.Observe(acked.Sub(committed).Seconds())
 }
 
 // Streaming says that a session has begun.

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// bare is what a connector costs at least: it reads the stream and, with
+// -deliver, produces a record for each insert. It has no configuration, checks
+// nothing, remembers nothing and recovers from nothing.
+func bare(args []string) error {
+	flags := flag.NewFlagSet("bare", flag.ExitOnError)
+	eager := flags.Bool("eager", false, "read as soon as something is there")
+	deliver := flags.Bool("deliver", false, "produce to Kafka")
+	_ = flags.Parse(args)
+	dsn, slot, broker, topic := flags.Arg(0), flags.Arg(1), flags.Arg(2), flags.Arg(3)
+	events, err := strconv.ParseInt(flags.Arg(4), 10, 64)
+	if err != nil {
+		return err
+	}
+	conn, err := bareStream(dsn, slot, *eager)
+	if err != nil {
+		return err
+	}
+	r := bareReader{conn: conn, eager: *eager, events: events, topic: topic, buf: make([]byte, 512<<10)}
+	if *deliver {
+		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
+			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+		if err != nil {
+			return err
+		}
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		os.Exit(0)
+	}()
+	return r.read()
+}
+
+func bareStream(dsn, slot string, eager bool) (net.Conn, error) {
+	config, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams["replication"] = "database"
+	if !eager {
+		dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 256<<10) })
+		}}
+		config.DialFunc = dialer.DialContext
+	}
+	pg, err := pgconn.ConnectConfig(context.Background(), config)
+	if err != nil {
+		return nil, err
+	}
+	hijacked, err := pg.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	query, err := (&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL 0/0 (proto_version '1', publication_names 'outboxd')`, slot)}).Encode(nil)
+	if err != nil {
+		return nil, err
+	}
+	_, err = hijacked.Conn.Write(query)
+	return hijacked.Conn, err
+}
+
+type bareReader struct {
+	conn   net.Conn
+	client *kgo.Client
+	eager  bool
+	events int64
+	topic  string
+	buf    []byte
+	seen   int64
+	acked  atomic.Int64
+}
+
+var errDone = errors.New("done")
+
+func (r *bareReader) read() error {
+	used := 0
+	status := time.Now()
+	for {
+		n, err := r.conn.Read(r.buf[used:])
+		if err != nil {
+			return err
+		}
+		used += n
+		rest := r.buf[:used]
+		for len(rest) >= 5 {
+			size := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+			if len(rest) < size {
+				break
+			}
+			if err := r.message(rest[:size]); err != nil {
+				if errors.Is(err, errDone) {
+					return nil
+				}
+				return err
+			}
+			rest = rest[size:]
+		}
+		used = copy(r.buf, rest)
+		if time.Since(status) > 5*time.Second {
+			// The slot stays where it is: every run starts at the same place.
+			if _, err := r.conn.Write(append([]byte{'d', 0, 0, 0, 38, 'r'}, make([]byte, 33)...)); err != nil {
+				return err
+			}
+			status = time.Now()
+		}
+		if !r.eager && n < 128<<10 && r.seen < r.events {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+func (r *bareReader) message(m []byte) error {
+	switch {
+	case m[0] == 'E':
+		return fmt.Errorf("server: %q", m)
+	case m[0] != 'd' || m[5] != 'w' || m[30] != 'I':
+		return nil
+	}
+	r.seen++
+	if r.client == nil {
+		if r.seen == r.events {
+			return errDone
+		}
+		return nil
+	}
+	// Copies of the third and fifth column: key and payload.
+	row := m[38:]
+	var columns [5][]byte
+	for i := range columns {
+		size := int(binary.BigEndian.Uint32(row[1:]))
+		columns[i] = row[5 : 5+size]
+		row = row[5+size:]
+	}
+	record := &kgo.Record{Topic: r.topic, Key: append([]byte(nil), columns[2]...), Value: append([]byte(nil), columns[4]...)}
+	record.Headers = []kgo.RecordHeader{{Key: "id", Value: append([]byte(nil), columns[0]...)}}
+	r.client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bare: produce:", err)
+			os.Exit(1)
+		}
+		r.acked.Add(1)
+	})
+	return nil
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// contestant is a program that takes an outbox to Kafka.
+type contestant struct {
+	name string
+	run  func(context.Context, *bench, target) (result, error)
+	// start is for measuring latency: it starts the contestant, which runs
+	// until it is stopped. Nil: it has no such mode.
+	start func(context.Context, *bench, target) (runner, error)
+}
+
+// runner is a contestant that runs.
+type runner interface {
+	// CPU returns the time used up to now.
+	CPU() time.Duration
+	Stop() error
+}
+
+// contestants returns outboxd first.
+func (b *bench) contestants() []contestant {
+	all := []contestant{
+		{"outboxd", runOutboxd, startOutboxd},
+		{"bare reader, socket left full", runBare("-deliver"), nil},
+		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
+		{"bare eager reader, no Kafka", runBare("-eager"), nil},
+	}
+	if b.debezium {
+		all = append(all, debeziumContestants()...)
+	}
+	skip := strings.Split(b.skip, ",")
+	return slices.DeleteFunc(all, func(c contestant) bool { return slices.Contains(skip, c.name) })
+}
+
+func runOutboxd(ctx context.Context, b *bench, t target) (result, error) {
+	cmd, err := b.outboxdCommand(t)
+	if err != nil {
+		return result{}, err
+	}
+	return b.measure(ctx, t, cmd)
+}
+
+func startOutboxd(_ context.Context, b *bench, t target) (runner, error) {
+	cmd, err := b.outboxdCommand(t)
+	if err != nil {
+		return nil, err
+	}
+	return startProcess(cmd)
+}
+
+func (b *bench) outboxdCommand(t target) (*exec.Cmd, error) {
+	file := filepath.Join(b.dir, t.slot+".yaml")
+	config := fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
+kafka: {brokers: ["%s"]}
+route: {topic: "%s{type}"}
+http: {listen: ""}
+%s
+`, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), t.extra)
+	return exec.Command(b.binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
+}
+
+func runBare(flags ...string) func(context.Context, *bench, target) (result, error) {
+	return func(ctx context.Context, b *bench, t target) (result, error) {
+		cmd, err := b.bareCommand(t, flags...)
+		if err != nil {
+			return result{}, err
+		}
+		if slices.Contains(flags, "-deliver") {
+			return b.measure(ctx, t, cmd)
+		}
+		return b.measureAlone(ctx, t, cmd)
+	}
+}
+
+func startBare(_ context.Context, b *bench, t target) (runner, error) {
+	cmd, err := b.bareCommand(t, "-deliver", "-eager")
+	if err != nil {
+		return nil, err
+	}
+	return startProcess(cmd)
+}
+
+func (b *bench) bareCommand(t target, flags ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"bare"}, flags...)
+	return exec.Command(self, append(args, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], t.topic, strconv.Itoa(t.events))...), nil
+}
+
+// process is a contestant of ours.
+type process struct{ cmd *exec.Cmd }
+
+func startProcess(cmd *exec.Cmd) (runner, error) {
+	cmd.Stderr = nil
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return process{cmd}, cmd.Start()
+}
+
+func (p process) CPU() time.Duration { return processCPU(strconv.Itoa(p.cmd.Process.Pid)) }
+
+func (p process) Stop() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return p.cmd.Wait()
+}
+
+// measure starts a contestant and watches its topic fill up.
+func (b *bench) measure(ctx context.Context, t target, cmd *exec.Cmd) (result, error) {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := time.Now()
+	if err := cmd.Start(); err != nil {
+		return result{}, err
+	}
+	res, err := b.arrival(ctx, t, started)
+	res.walsender = b.walsender(ctx, t.slot)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	exited := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	waited := cmd.Wait()
+	exited.Stop()
+	if err == nil {
+		err = waited
+	}
+	if err != nil {
+		return res, fmt.Errorf("%w\n%s", err, stderr.Bytes())
+	}
+	res.usage(cmd.ProcessState)
+	return res, nil
+}
+
+// measureAlone runs a contestant that ends by itself and has no topic.
+func (b *bench) measureAlone(ctx context.Context, t target, cmd *exec.Cmd) (res result, err error) {
+	started := time.Now()
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return res, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-done:
+			res.whole = time.Since(started)
+			res.secondHalf = res.whole / 2
+			res.usage(cmd.ProcessState)
+			return res, err
+		case <-time.After(100 * time.Millisecond):
+			if used := b.walsender(ctx, t.slot); used > 0 {
+				res.walsender = used
+			}
+		}
+	}
+}
+
+func (r *result) usage(state *os.ProcessState) {
+	r.cpu = state.UserTime() + state.SystemTime()
+	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
+		r.rss = usage.Maxrss << 10
+	}
+}
+
+// ticksPerSecond is what /proc counts CPU time in (USER_HZ).
+const ticksPerSecond = 100
+
+func processCPU(pid string) time.Duration {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * time.Second / ticksPerSecond
+}

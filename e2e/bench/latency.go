@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	latencyWarmUp = 3 * time.Second
+	latencyTime   = 20 * time.Second
+)
+
+// spread are percentiles of the time from a commit, as PostgreSQL stamped it,
+// to the event's arrival at a consumer.
+type spread struct {
+	p50, p99, max time.Duration
+	cpu           time.Duration // of the contestant, a minute
+	rate          float64       // events a second that were really written
+}
+
+// latency measures a steady load of one-row transactions.
+func latency(rate int) func(context.Context, *bench, scenario) error {
+	return func(ctx context.Context, b *bench, s scenario) error {
+		fmt.Printf("\n## %s\n\n", s.title)
+		contestants := slices.DeleteFunc(b.contestants(), func(c contestant) bool { return c.start == nil })
+		results := make([][]spread, len(contestants))
+		for r := range b.runs {
+			for i, c := range contestants {
+				res, err := b.latencyRun(ctx, c, rate)
+				if err != nil {
+					return fmt.Errorf("%s: %w", c.name, err)
+				}
+				results[i] = append(results[i], res)
+				fmt.Printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (load %s)\n", r+1, c.name,
+					ms(res.p50), ms(res.p99), ms(res.max), res.cpu.Seconds(), res.rate, loadAverage())
+			}
+		}
+		fmt.Printf("\n| contestant | p50 | p99 (min–max) | CPU s a minute |\n|---|---|---|---|\n")
+		for i, c := range contestants {
+			of := func(f func(spread) time.Duration) (values []time.Duration) {
+				for _, r := range results[i] {
+					values = append(values, f(r))
+				}
+				return values
+			}
+			p99 := of(func(r spread) time.Duration { return r.p99 })
+			fmt.Printf("| %s | %.2f ms | %.2f ms (%.2f–%.2f) | %.1f |\n", c.name, ms(median(of(func(r spread) time.Duration { return r.p50 }))),
+				ms(median(p99)), ms(slices.Min(p99)), ms(slices.Max(p99)), median(of(func(r spread) time.Duration { return r.cpu })).Seconds())
+		}
+		return nil
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// trickle writes one-row transactions at a steady pace. The payload is large
+// enough to be an event.
+const trickle = `CREATE PROCEDURE trickle(rate float, seconds float) LANGUAGE plpgsql AS $$
+	DECLARE started timestamptz := clock_timestamp(); n int := 0; ahead float;
+	BEGIN
+	  WHILE n < rate * seconds LOOP
+	    INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', 'order-' || n % 1000, 'placed',
+	      jsonb_build_object('n', n, 'text', repeat('x', 240)));
+	    COMMIT;
+	    n := n + 1;
+	    ahead := n / rate - extract(epoch FROM clock_timestamp() - started);
+	    IF ahead > 0.0005 THEN PERFORM pg_sleep(ahead); END IF;
+	  END LOOP;
+	END $$`
+
+func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spread, err error) {
+	b.counter++
+	database := fmt.Sprintf("bench%d", b.counter)
+	conn, err := b.outbox(ctx, database)
+	if err != nil {
+		return res, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, trickle); err != nil {
+		return res, err
+	}
+	t := target{database: database, slot: database, topic: database + ".placed", events: 1 << 62}
+	if _, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", t.slot); err != nil {
+		return res, err
+	}
+	defer dropSlots(context.WithoutCancel(ctx), conn, []string{t.slot})
+	if err := b.createTopic(ctx, t.topic); err != nil {
+		return res, err
+	}
+	running, err := c.start(ctx, b, t)
+	if err != nil {
+		return res, err
+	}
+	arrivals, arrived, stop, err := b.watch(ctx, t.topic)
+	if err != nil {
+		return res, err
+	}
+	time.Sleep(2 * time.Second)
+
+	// Several writers at a high rate: one session commits some thousands a
+	// second at most.
+	writers := max(1, rate/5000)
+	before, started := running.CPU(), time.Now()
+	var work sync.WaitGroup
+	failed := make(chan error, writers)
+	for range writers {
+		work.Go(func() {
+			w, err := pgx.Connect(ctx, b.postgres.DSN(database))
+			if err == nil {
+				defer w.Close(context.WithoutCancel(ctx))
+				_, err = w.Exec(ctx, fmt.Sprintf("CALL trickle(%d, %f)", rate/writers, (latencyWarmUp+latencyTime).Seconds()))
+			}
+			failed <- err
+		})
+	}
+	work.Wait()
+	for range writers {
+		if err := <-failed; err != nil {
+			return res, err
+		}
+	}
+	took := time.Since(started)
+	res.cpu = time.Duration(float64(running.CPU()-before) / took.Seconds() * 60)
+	var written int64
+	if err := conn.QueryRow(ctx, "SELECT count(*) FROM outbox").Scan(&written); err != nil {
+		return res, err
+	}
+	for deadline := time.Now().Add(time.Minute); arrived.Load() < written && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := running.Stop(); err != nil {
+		return res, err
+	}
+	stop()
+	rows, err := conn.Query(ctx, `SELECT id::text, pg_xact_commit_timestamp(xmin) FROM outbox`)
+	if err != nil {
+		return res, err
+	}
+	var id string
+	var committed time.Time
+	var delays []time.Duration
+	missing, total := 0, 0
+	if _, err := pgx.ForEachRow(rows, []any{&id, &committed}, func() error {
+		total++
+		at, ok := arrivals[id]
+		if !ok {
+			missing++
+		} else if committed.After(started.Add(latencyWarmUp)) {
+			delays = append(delays, at.Sub(committed))
+		}
+		return nil
+	}); err != nil {
+		return res, err
+	}
+	if missing > 0 || len(delays) == 0 {
+		return res, fmt.Errorf("%d of %d events did not arrive in time", missing, total)
+	}
+	slices.Sort(delays)
+	res.p50, res.p99, res.max = delays[len(delays)/2], delays[len(delays)*99/100], delays[len(delays)-1]
+	res.rate = float64(total) / took.Seconds()
+	return res, nil
+}
+
+// watch consumes a topic, counts the events that arrive, and notes when. The map
+// may be read after stop.
+func (b *bench) watch(ctx context.Context, topic string) (arrivals map[string]time.Time, arrived *atomic.Int64, stop func(), err error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	arrivals, arrived = make(map[string]time.Time), new(atomic.Int64)
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ctx.Err() == nil {
+			fetches := client.PollFetches(ctx)
+			now := time.Now()
+			fetches.EachRecord(func(r *kgo.Record) {
+				for _, h := range r.Headers {
+					if h.Key == "id" {
+						if _, again := arrivals[string(h.Value)]; !again {
+							arrivals[string(h.Value)] = now
+							arrived.Add(1)
+						}
+					}
+				}
+			})
+		}
+	})
+	return arrivals, arrived, func() {
+		cancel()
+		done.Wait()
+		client.Close()
+	}, nil
+}

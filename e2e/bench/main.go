@@ -1,0 +1,104 @@
+// Command bench measures outboxd beside others on the same machine in the same
+// run: the servers are started here, each contestant drains the same rows from a
+// slot of its own, and the runs of all contestants take turns.
+//
+//	go run ./e2e/bench                     outboxd and the bare readers
+//	go run ./e2e/bench -debezium           also Debezium on Kafka Connect
+//	go run ./e2e/bench -only hundred -runs 5
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"outboxd/internal/testbed"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "bare" {
+		exit(bare(os.Args[2:]))
+	}
+	var b bench
+	flag.BoolVar(&b.debezium, "debezium", false, "also run Debezium on Kafka Connect")
+	flag.IntVar(&b.runs, "runs", 3, "runs of each contestant")
+	flag.IntVar(&b.events, "events", 1_000_000, "events of a catch-up")
+	only := flag.String("only", "", "comma-separated scenarios: "+strings.Join(scenarioNames(), ", "))
+	flag.StringVar(&b.version, "postgres", "15", "PostgreSQL major version")
+	flag.StringVar(&b.binary, "outboxd", "", "binary to measure; built here if empty")
+	flag.StringVar(&b.out, "out", "", "folder for the table and the plot")
+	flag.StringVar(&b.skip, "skip", "", "comma-separated contestants to leave out")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	exit(b.run(ctx, *only))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// bench is a run of the command.
+type bench struct {
+	debezium          bool
+	runs, events      int
+	version           string
+	binary, out, skip string
+
+	dir      string
+	postgres *testbed.Postgres
+	kafka    *testbed.Kafka
+	counter  int
+}
+
+func (b *bench) run(ctx context.Context, only string) error {
+	chosen, err := chooseScenarios(only)
+	if err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "outboxd-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.binary == "" {
+		b.binary = filepath.Join(b.dir, "outboxd")
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.binary, "outboxd/cmd/outboxd")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build outboxd: %w\n%s", err, out)
+		}
+	}
+	if b.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{Version: b.version, Settings: map[string]string{
+		"max_wal_size": "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "autovacuum": "off", "track_commit_timestamp": "on",
+	}}); err != nil {
+		return err
+	}
+	defer b.postgres.Close()
+	if b.kafka, err = testbed.StartKafka(ctx, testbed.KafkaOptions{JVM: []string{"-Xmx1g"}, Settings: map[string]string{
+		"log.retention.check.interval.ms": "3600000",
+	}}); err != nil {
+		return err
+	}
+	defer b.kafka.Close()
+
+	var errs []error
+	for _, s := range chosen {
+		if err := s.run(ctx, b, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}

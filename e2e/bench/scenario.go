@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// scenario is a kind of traffic.
+type scenario struct {
+	name, title string
+	run         func(context.Context, *bench, scenario) error
+	// A catch-up's rows.
+	rowsPerTx, payload int
+	share              float64 // of -events
+	foreign            int     // rows of another table for each event
+	extra              string  // further configuration of outboxd
+}
+
+var scenarios = []scenario{
+	{name: "hundred", title: "catch-up, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1},
+	{name: "one", title: "catch-up, one-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 1, payload: 300, share: 1},
+	{name: "large", title: "catch-up, one transaction", run: catchUp, rowsPerTx: 1 << 30, payload: 300, share: 0.5},
+	{name: "wide", title: "catch-up, 100-row transactions, 2 KB payloads", run: catchUp, rowsPerTx: 100, payload: 2000, share: 0.3},
+	{name: "foreign", title: "catch-up, the outbox is 1% of the rows written", run: catchUp, rowsPerTx: 10, payload: 300, share: 0.02, foreign: 99},
+	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000)},
+	{name: "latency20k", title: "commit to consumed, 20,000 one-row transactions a second", run: latency(20000)},
+}
+
+func scenarioNames() []string {
+	var names []string
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func chooseScenarios(only string) ([]scenario, error) {
+	if only == "" {
+		return scenarios, nil
+	}
+	var chosen []scenario
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no scenario %q; there are %s", name, strings.Join(scenarioNames(), ", "))
+		}
+		chosen = append(chosen, scenarios[i])
+	}
+	return chosen, nil
+}
+
+// outbox makes a database with an empty outbox, a table of other rows, the
+// publication, and the function that fills both.
+func (b *bench) outbox(ctx context.Context, name string) (*pgx.Conn, error) {
+	if err := b.postgres.Exec(ctx, "postgres", "CREATE DATABASE "+name); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, b.postgres.DSN(name))
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.Exec(ctx, `
+		CREATE TABLE outbox (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
+		CREATE TABLE business (id bigint, note text);
+		CREATE PUBLICATION outboxd FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true);
+		CREATE PROCEDURE fill(txs int, rows int, size int, other int) LANGUAGE plpgsql AS $$
+		BEGIN
+		  FOR i IN 0 .. txs - 1 LOOP
+		    INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+		    SELECT 'order', 'order-' || ((i::bigint * rows + j) * 7919 % 50000), 'placed',
+		      jsonb_build_object('n', i::bigint * rows + j, 'amount', '12.50', 'text',
+		        rpad('', greatest(size - 60, 1), md5((i::bigint * rows + j)::text) || md5((i + j)::text)))
+		    FROM generate_series(1, rows) j;
+		    IF other > 0 THEN
+		      INSERT INTO business SELECT k, md5(k::text) FROM generate_series(1, rows * other) k;
+		    END IF;
+		    COMMIT;
+		  END LOOP;
+		END $$`)
+	return conn, err
+}
+
+// fill writes the rows of a catch-up, behind slots that exist already, and
+// returns their number.
+func (s scenario) fill(ctx context.Context, conn *pgx.Conn, events int) (int, error) {
+	n := int(float64(events) * s.share)
+	rows := min(s.rowsPerTx, n)
+	txs := n / rows
+	_, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d, %d)", txs, rows, s.payload, s.foreign))
+	return txs * rows, err
+}
