@@ -154,8 +154,8 @@ func kafkaLib(ctx context.Context) (string, error) {
 	})
 }
 
-// registryPOM stands in for the parent of the registry's own pom, which was
-// never published and without which Maven refuses the artifact.
+// registryPOM stands in for the parent of the registry's own pom, which does
+// not resolve and without which Maven refuses the artifact.
 const registryPOM = `<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>io.apicurio</groupId><artifactId>apicurio-registry</artifactId><version>` + RegistryVersion + `</version>
