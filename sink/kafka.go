@@ -52,7 +52,9 @@ type Kafka struct {
 	finish func(*kgo.Record, error) // k.finished, bound once
 
 	spares spares
-	limits map[string]int // topic: largest batch the broker takes, in bytes
+	limits map[string]limit // by topic
+	// askAfter is when the brokers may be asked for a limit again.
+	askAfter time.Time
 
 	// ctx ends with the first failure, so that what is still buffered is not
 	// sent after a gap.
@@ -65,7 +67,7 @@ type Kafka struct {
 	progress atomic.Int64
 
 	mu     sync.Mutex
-	topics map[string]int // the limits again, for other goroutines
+	topics map[string]limit // the limits again, for other goroutines
 }
 
 // New makes the client. It does not connect: a broker that is down is found by
@@ -75,8 +77,8 @@ func New(o Options) (*Kafka, error) {
 		value:  o.Value,
 		log:    o.Log,
 		onAck:  o.OnAck,
-		limits: make(map[string]int),
-		topics: make(map[string]int),
+		limits: make(map[string]limit),
+		topics: make(map[string]limit),
 	}
 	k.finish = k.finished
 	codec, err := compression(o.Compression)
@@ -147,16 +149,14 @@ func retryBackoff(tries int) time.Duration {
 func (k *Kafka) Next() *Delivery { return k.spares.get(k.ctx) }
 
 // Send encodes the event's value and hands the delivery to the client. It does
-// not wait for Kafka. An error concerns this event alone (ErrUndeliverable),
-// and then the delivery was not taken: neither receipt nor memory is told.
+// not wait for Kafka, but for the question how large a record a topic takes that
+// was not sent to before. After an error the delivery was not taken: neither
+// receipt nor memory is told. ErrUndeliverable concerns this event alone, another
+// error may pass.
 func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	value, err := k.value.raw(ev)
 	if err != nil {
 		return err
-	}
-	limit, known := k.limits[d.Topic]
-	if !known {
-		limit = k.learn(d.Topic)
 	}
 	d.position, d.committed = ev.Position, ev.CommittedAt
 	d.record = kgo.Record{
@@ -167,9 +167,8 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 		Timestamp: k.value.timestamp(ev),
 		Context:   d,
 	}
-	if size := wireSize(&d.record); size > limit {
-		return fmt.Errorf("%w: it takes up to %d bytes, topic %q takes %d (max.message.bytes)",
-			ErrUndeliverable, size, d.Topic, limit)
+	if err := k.admit(&d.record); err != nil {
+		return err
 	}
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
@@ -206,7 +205,7 @@ func (k *Kafka) fail(d *Delivery, err error) {
 		return
 	}
 	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, err)
-	if permanent(err) {
+	if k.permanent(d.Topic, err) {
 		err = fmt.Errorf("%w: %w", ErrUndeliverable, err)
 	}
 	k.cancel(&FailedError{err})
@@ -219,12 +218,14 @@ func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
 
 // permanent tells the broker's answers that trying again cannot change: they are
-// about the record itself.
-func permanent(err error) bool {
-	return errors.Is(err, kerr.MessageTooLarge) ||
-		errors.Is(err, kerr.RecordListTooLarge) ||
-		errors.Is(err, kerr.InvalidRecord) ||
-		errors.Is(err, kerr.InvalidTopicException)
+// about the record itself. A batch too large is not among them: the limit is
+// another than we know, and the next sink asks again. Only where it may not ask
+// there is nothing to learn.
+func (k *Kafka) permanent(topic string, err error) bool {
+	if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
+		return k.limit(topic).source == forbidden
+	}
+	return errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTopicException)
 }
 
 // Failed returns a channel that is closed at the first failed delivery; Err then

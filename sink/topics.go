@@ -11,34 +11,83 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// defaultBatchLimit is Kafka's default of message.max.bytes. It is used when the
-// broker does not say, for want of rights or because it is down.
+// defaultBatchLimit is Kafka's default of message.max.bytes. It is assumed while
+// the broker does not say.
 const defaultBatchLimit = 1_048_588
 
 // The client takes batch limits between these only.
 const minBatchLimit, maxBatchLimit = 512, 1 << 26
 
-// describeTimeout bounds the one question asked before the first record of a
-// topic.
-const describeTimeout = 3 * time.Second
+// describeTimeout bounds the question asked before the first record of a topic.
+// After one that failed, no other is asked for as long as describePause, so that
+// a broker that is down does not hold up the reader topic by topic.
+const describeTimeout, describePause = 3 * time.Second, 30 * time.Second
 
-// learn asks the broker how large a batch of the topic may be. It runs once a
-// topic, before its first record, so that a record too large is found before it
-// is sent: refused by the broker, it would leave a gap that later records of the
-// same key could overtake.
-func (k *Kafka) learn(topic string) int {
-	limit := defaultBatchLimit
-	if n, err := k.describe(topic); err != nil {
-		k.log.Debug().Err(err).Str("topic", topic).Int("assumed_max_message_bytes", limit).Msg("topic's max.message.bytes is not known")
-	} else {
-		limit = n
+// limit is how large a batch of a topic may be, in bytes.
+type limit struct {
+	bytes  int
+	source limitSource
+}
+
+type limitSource int
+
+const (
+	assumed   limitSource = iota // the topic is not there yet, or no broker answered
+	told                         // by the broker
+	forbidden                    // the broker does not tell us: the default is taken for the truth
+)
+
+// errLimitChanged ends a sink whose client works with a wrong batch limit.
+var errLimitChanged = errors.New("the topic's max.message.bytes is another than was assumed; starting again with it")
+
+// admit checks that a record fits into its topic. This is decided before the
+// record is sent: refused by the broker, it would leave a gap that later records
+// of the same key could overtake.
+func (k *Kafka) admit(r *kgo.Record) error {
+	l, known := k.limits[r.Topic]
+	if !known {
+		l = k.learn(r.Topic)
 	}
-	limit = min(max(limit, minBatchLimit), maxBatchLimit)
-	k.limits[topic] = limit
+	size := wireSize(r)
+	if size <= l.bytes {
+		return nil
+	}
+	if l.source == assumed {
+		before := l.bytes
+		k.askAfter = time.Time{}
+		if l = k.learn(r.Topic); l.bytes != before {
+			k.cancel(&FailedError{errLimitChanged})
+			return k.Err()
+		}
+		if l.source == assumed {
+			return fmt.Errorf("a record of %d bytes for topic %q: its max.message.bytes is not known yet", size, r.Topic)
+		}
+	}
+	return fmt.Errorf("%w: it takes up to %d bytes, topic %q takes %d (max.message.bytes)", ErrUndeliverable, size, r.Topic, l.bytes)
+}
+
+// learn asks the broker how large a batch of the topic may be.
+func (k *Kafka) learn(topic string) limit {
+	l := limit{defaultBatchLimit, assumed}
+	if now := time.Now(); now.After(k.askAfter) {
+		n, err := k.describe(topic)
+		switch {
+		case err == nil:
+			l = limit{min(max(n, minBatchLimit), maxBatchLimit), told}
+		case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+			l.source = forbidden
+		case !errors.Is(err, kerr.UnknownTopicOrPartition):
+			k.askAfter = now.Add(describePause)
+		}
+		if err != nil {
+			k.log.Debug().Err(err).Str("topic", topic).Int("assumed", l.bytes).Msg("the topic's max.message.bytes is not known")
+		}
+	}
+	k.limits[topic] = l
 	k.mu.Lock()
-	k.topics[topic] = limit
+	k.topics[topic] = l
 	k.mu.Unlock()
-	return limit
+	return l
 }
 
 func (k *Kafka) describe(topic string) (int, error) {
@@ -66,12 +115,17 @@ func (k *Kafka) describe(topic string) (int, error) {
 // batchLimit tells the client how large a batch may be. The client asks when it
 // first meets a partition, from its own goroutine.
 func (k *Kafka) batchLimit(topic string) int32 {
+	return int32(k.limit(topic).bytes)
+}
+
+// limit is for other goroutines than the sending one.
+func (k *Kafka) limit(topic string) limit {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if limit, known := k.topics[topic]; known {
-		return int32(limit)
+	if l, known := k.topics[topic]; known {
+		return l
 	}
-	return defaultBatchLimit
+	return limit{defaultBatchLimit, assumed}
 }
 
 // wireSize is the most that a record can take on the wire, uncompressed and

@@ -42,6 +42,7 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 		RetryMin:     cfg.Errors.Retry.Min,
 		RetryMax:     cfg.Errors.Retry.Max,
 		DrainTimeout: drainTimeout,
+		MemoryLimit:  eventShare(int64(cfg.Kafka.MaxBuffered)),
 		Log:          log,
 		Status:       st,
 	}
@@ -83,7 +84,6 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 		Failover:    cfg.Postgres.Failover,
 		Schema:      cfg.Outbox.Table.Schema,
 		Table:       cfg.Outbox.Table.Name,
-		Memory:      replication.NewMemory(eventShare(int64(cfg.Kafka.MaxBuffered))),
 		Log:         log,
 	}
 	for f, name := range columns(cfg) {

@@ -43,6 +43,7 @@ type Options struct {
 	RetryMin     time.Duration
 	RetryMax     time.Duration
 	DrainTimeout time.Duration // how long a stop waits for acknowledgements
+	MemoryLimit  int64         // bytes of events that are not yet acknowledged
 	// AcceptGap goes on from the slot when the stored position is refused.
 	AcceptGap bool
 	Log       zerolog.Logger
@@ -56,8 +57,10 @@ type Pipeline struct {
 
 	// known is the last confirmed position, nil before the first session.
 	known *offsets.Position
-	// sink is nil when the last one failed.
-	sink *sink.Kafka
+	// sink is nil when the last one failed. memory holds the bytes of its
+	// events, and is given up with it.
+	sink   *sink.Kafka
+	memory *replication.Memory
 	// published is the last event handed to sink. A session that follows on a
 	// fault of PostgreSQL skips what is not after it: a transaction read in part
 	// is sent again from its beginning.
@@ -156,7 +159,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.sink, p.published = k, decoder.Position{}
+		p.sink, p.memory, p.published = k, replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
 	}
 	stream, err := p.connect(ctx)
 	if err != nil {
@@ -180,7 +183,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, stream.Confirm)
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
-		InFlightBytes:  p.o.Source.Memory.Used,
+		InFlightBytes:  p.memory.Used,
 		ReceivedLSN:    stream.Received,
 		Confirmed:      func() pglogrepl.LSN { return s.tracker.Confirmed().LSN() },
 		OldestUnacked:  p.sink.Waiting,
@@ -214,8 +217,8 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	}
 	start, err := offsets.Resume(p.known, server)
 	if err != nil {
-		if !p.o.AcceptGap || server.Slot == nil || server.Slot.ConfirmedFlush == 0 {
-			return nil, err
+		if !p.o.AcceptGap || errors.Is(err, offsets.ErrSlotGone) || errors.Is(err, offsets.ErrSlotInvalid) {
+			return nil, err // there is nothing to go on from
 		}
 		p.log.Warn().Err(err).Stringer("from", server.Slot.ConfirmedFlush).
 			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
@@ -230,5 +233,5 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	}
 	p.known = &known
 	p.o.AcceptGap = false // it is for the start only
-	return conn.Start(ctx, start)
+	return conn.Start(ctx, start, p.memory)
 }

@@ -129,6 +129,9 @@ func (s *session) publish(ev *decoder.Event) error {
 	if err := s.sink.Send(ev, d); err != nil {
 		s.tx.Withdraw()
 		block.Release()
+		if !errors.Is(err, sink.ErrUndeliverable) {
+			return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
+		}
 		return s.poison(ev, err)
 	}
 	s.p.published = ev.Position

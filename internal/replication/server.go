@@ -34,7 +34,6 @@ type Options struct {
 	Schema      string // of the outbox table
 	Table       string
 	Columns     []Column // the columns that must be there
-	Memory      *Memory
 	Log         zerolog.Logger
 }
 
@@ -264,9 +263,9 @@ func (c *Conn) EndStale(ctx context.Context, earlier Backend) error {
 	return nil
 }
 
-// Start begins to stream after start. The connection belongs to the stream from
-// then on, also after an error.
-func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN) (*Stream, error) {
+// Start begins to stream after start, into memory. The connection belongs to the
+// stream from then on, also after an error.
+func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (*Stream, error) {
 	if err := c.pg.SyncConn(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("start replication: %w", err)
@@ -280,7 +279,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN) (*Stream, error) 
 	if c.timeout > 0 {
 		statusEvery = min(statusEvery, c.timeout/3)
 	}
-	s := newStream(hijacked.Conn, c.o.Memory, statusEvery, start)
+	s := newStream(hijacked.Conn, memory, statusEvery, start)
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
 	if err := s.start(c.o.Slot, c.o.Publication, start); err != nil {

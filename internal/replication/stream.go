@@ -49,6 +49,7 @@ type Stream struct {
 	lastReceived time.Time
 	replyDue     bool
 	probed       bool
+	newest       uint64 // the highest position of any frame
 
 	// Of any goroutine.
 	confirmed   atomic.Uint64
@@ -99,11 +100,12 @@ func (s *Stream) Next() (Frame, error) {
 		case 'd':
 			data := body[5:]
 			if len(data) >= 25 && data[0] == 'w' {
+				s.newest = max(s.newest, binary.BigEndian.Uint64(data[1:]))
 				return Frame{Kind: WALData, Data: data[25:]}, nil
 			}
 			if len(data) == 18 && data[0] == 'k' {
 				end := binary.BigEndian.Uint64(data[1:])
-				s.received.Store(end)
+				s.newest = max(s.newest, end)
 				s.replyDue = s.replyDue || data[17] != 0
 				return Frame{Kind: Keepalive, WALEnd: pglogrepl.LSN(end)}, nil
 			}
@@ -151,6 +153,9 @@ func (s *Stream) message() ([]byte, error) {
 func (s *Stream) fill(need int) error {
 	if err := s.room(need); err != nil {
 		return err
+	}
+	if s.newest != 0 {
+		s.received.Store(s.newest)
 	}
 	s.pace.rest()
 	for {
@@ -297,7 +302,7 @@ func (s *Stream) Confirm(c offsets.Confirmed) {
 	s.wake()
 }
 
-// Received returns the newest position that a keepalive named.
+// Received returns the newest position that the server named.
 func (s *Stream) Received() pglogrepl.LSN { return pglogrepl.LSN(s.received.Load()) }
 
 // Interrupt makes Next return the error, now and for ever after.
