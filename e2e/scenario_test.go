@@ -25,7 +25,9 @@ type scenario struct {
 	dsn      string // what the connector uses; a proxy may stand in between
 	brokers  []string
 	extra    string // further configuration, YAML at top level
-	payload  string // the payload column's type
+	// brokersInExtra says that extra has the key kafka.
+	brokersInExtra bool
+	payload        string // the payload column's type
 	// checkpoints were taken before each restart, for the verifier.
 	checkpoints []checkpoint
 	slotName    string
@@ -81,12 +83,16 @@ func newScenario(t *testing.T, postgres *testbed.Postgres, kafka *testbed.Kafka)
 // config is the connector's configuration. Topics are the prefix and the event's
 // type.
 func (s *scenario) config() string {
+	kafka := fmt.Sprintf(`kafka: {brokers: ["%s"]}`, strings.Join(s.brokers, `", "`))
+	if s.brokersInExtra {
+		kafka = ""
+	}
 	return fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
 route: {topic: "%s.{type}"}
-kafka: {brokers: ["%s"]}
 http: {listen: ""}
 %s
-`, s.dsn, s.slotName, s.topic, strings.Join(s.brokers, `", "`), s.extra)
+%s
+`, s.dsn, s.slotName, s.topic, kafka, s.extra)
 }
 
 // connect opens a session for the test itself, past any proxy.

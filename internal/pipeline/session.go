@@ -31,11 +31,14 @@ type session struct {
 	committer *offsets.Committer
 
 	tx *offsets.Transaction // open, or nil
+	// drainBy is when a stop gives up waiting; set before reading is
+	// interrupted for it.
+	drainBy time.Time
 }
 
 // run streams, and ends the session in the way that fits why streaming ended.
 func (s *session) run(ctx, hurry context.Context) error {
-	err := s.streamUntil(ctx)
+	err := s.streamUntil(ctx, hurry)
 	s.p.o.Status.Stopped()
 	switch {
 	case s.sink.Err() != nil:
@@ -59,36 +62,65 @@ func (s *session) run(ctx, hurry context.Context) error {
 	return err
 }
 
-// streamUntil reads frames until a fault or the end of ctx.
-func (s *session) streamUntil(ctx context.Context) error {
+// errStopping interrupts the stream when the run is told to stop.
+var errStopping = errors.New("stopping")
+
+// streamUntil reads frames until a fault or the end of ctx. A transaction that
+// has begun to be published when ctx ends is read to its end, so that a stop
+// leaves nothing behind that has to be published again.
+func (s *session) streamUntil(ctx, hurry context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	inner, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	background.Go(func() {
-		select {
-		case <-ctx.Done():
-			s.stream.Interrupt(context.Cause(ctx))
-		case <-s.sink.Failed():
-			s.tracker.Fail()
-			s.stream.Interrupt(s.sink.Err())
-		case <-inner.Done():
-		}
-	})
+	background.Go(func() { s.interrupt(inner, ctx, hurry) })
 	background.Go(func() { s.confirm(inner) })
 	background.Go(func() { s.watch(inner) })
+	stopping := false
 	for {
 		frame, err := s.stream.Next()
-		if err != nil {
+		switch {
+		case errors.Is(err, errStopping) && s.tx != nil:
+			stopping = true
+			s.stream.Resume(errStopping)
+			continue
+		case err != nil:
 			return err
-		}
-		if frame.Kind == replication.Keepalive {
+		case frame.Kind == replication.Keepalive:
 			s.tracker.Idle(frame.WALEnd)
 			continue
 		}
 		if err := s.handle(frame.Data); err != nil {
 			return err
 		}
+		if stopping && s.tx == nil {
+			return errStopping
+		}
+	}
+}
+
+// interrupt ends the reading of frames from outside.
+func (s *session) interrupt(inner, ctx, hurry context.Context) {
+	select {
+	case <-ctx.Done():
+		s.drainBy = time.Now().Add(s.p.o.DrainTimeout)
+		s.stream.Interrupt(errStopping)
+	case <-s.sink.Failed():
+		s.tracker.Fail()
+		s.stream.Interrupt(s.sink.Err())
+		return
+	case <-inner.Done():
+		return
+	}
+	select {
+	case <-time.After(s.p.o.DrainTimeout):
+		s.stream.Interrupt(context.DeadlineExceeded)
+	case <-hurry.Done():
+		s.stream.Interrupt(context.Canceled)
+	case <-s.sink.Failed():
+		s.tracker.Fail()
+		s.stream.Interrupt(s.sink.Err())
+	case <-inner.Done():
 	}
 }
 
@@ -253,7 +285,10 @@ func (s *session) undelivered() error {
 // drain ends a run: nothing more is read, what was sent is waited for, the
 // position is stored, told, and read back.
 func (s *session) drain(hurry context.Context) error {
-	ctx, cancel := context.WithTimeout(hurry, s.p.o.DrainTimeout)
+	if s.drainBy.IsZero() {
+		s.drainBy = time.Now().Add(s.p.o.DrainTimeout)
+	}
+	ctx, cancel := context.WithDeadline(hurry, s.drainBy)
 	defer cancel()
 	drained, done := s.tracker.Drained(), make(chan struct{})
 	go func() {

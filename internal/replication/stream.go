@@ -305,10 +305,18 @@ func (s *Stream) Confirm(c offsets.Confirmed) {
 // Received returns the newest position that the server named.
 func (s *Stream) Received() pglogrepl.LSN { return pglogrepl.LSN(s.received.Load()) }
 
-// Interrupt makes Next return the error, now and for ever after.
+// Interrupt makes Next return the error, now and until Resume. The last one
+// counts.
 func (s *Stream) Interrupt(err error) {
-	s.interrupted.CompareAndSwap(nil, &err)
+	s.interrupted.Store(&err)
 	s.wake()
+}
+
+// Resume takes back an interruption, if it is still the one by this error.
+func (s *Stream) Resume(err error) {
+	if p := s.interrupted.Load(); p != nil && *p == err {
+		s.interrupted.CompareAndSwap(p, nil)
+	}
 }
 
 func (s *Stream) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
