@@ -110,6 +110,14 @@ func (s *scenario) topicsBy(ctx context.Context, admin *kadm.Client) []string {
 	return names
 }
 
+// arrived counts the records in the scenario's topics.
+func (s *scenario) arrived() int64 {
+	s.t.Helper()
+	n := int64(0)
+	s.ends().Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n
+}
+
 // read returns everything in the scenario's topics, partition by partition in
 // the order of offsets.
 func (s *scenario) read() []record {
@@ -179,7 +187,17 @@ func (s *scenario) rows() map[string]row {
 	s.t.Helper()
 	conn := s.connect()
 	defer conn.Close(context.Background())
-	result, err := conn.Query(context.Background(), `SELECT id::text, aggregateid, type, payload::text FROM outbox`)
+	return s.rowsBy(conn)
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (s *scenario) rowsBy(q querier) map[string]row {
+	s.t.Helper()
+	result, err := q.Query(context.Background(), `SELECT id::text, aggregateid, type, payload::text FROM outbox`)
 	if err != nil {
 		s.t.Fatal(err)
 	}
