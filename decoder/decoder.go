@@ -176,7 +176,7 @@ func (r *relation) tuple(b []byte, ev *Event) error {
 				return fmt.Errorf("%w: row ends early", ErrProtocol)
 			}
 			n := int(binary.BigEndian.Uint32(b[1:]))
-			if n > len(b)-5 {
+			if n < 0 || n > len(b)-5 { // negative where an int has 32 bits
 				return fmt.Errorf("%w: column of %d bytes in the last %d of a row", ErrProtocol, n, len(b)-5)
 			}
 			if field >= 0 {
@@ -195,6 +195,9 @@ func (r *relation) tuple(b []byte, ev *Event) error {
 		ev.Values[c.to] = ev.Values[c.from]
 	}
 	if p := ev.Values[Payload]; p != nil && r.payloadType == byteaOID {
+		if r.payloadShared {
+			p = bytes.Clone(p) // the other field keeps the text
+		}
 		raw, err := unhex(p)
 		if err != nil {
 			return err

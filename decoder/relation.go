@@ -19,6 +19,8 @@ type relation struct {
 	// copies are the further fields of columns that are mapped more than once.
 	copies      []fieldCopy
 	payloadType uint32
+	// payloadShared says that the payload's column is another field as well.
+	payloadShared bool
 	// missing says which mapped columns the table does not have now. Such a
 	// table can be described at any time; it is an error only for a row.
 	missing string
@@ -67,6 +69,7 @@ func (d *Decoder) relation(b []byte) error {
 				field = int8(f)
 			} else {
 				rel.copies = append(rel.copies, fieldCopy{to: Field(f), from: Field(field)})
+				rel.payloadShared = rel.payloadShared || Field(f) == Payload // it is the last field, so never the first of two
 			}
 		}
 		rel.fields = append(rel.fields, field)

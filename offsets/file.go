@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -30,6 +31,8 @@ type filePosition struct {
 	LSN      string `json:"lsn"`
 }
 
+const corruptHint = "put the file back as it was, or remove it to go on from the slot's own position"
+
 // Load returns nil when the file does not exist. A file that cannot be
 // understood is an error, never "no position".
 func (s *FileStore) Load(context.Context) (*Position, error) {
@@ -42,12 +45,13 @@ func (s *FileStore) Load(context.Context) (*Position, error) {
 	}
 	var f filePosition
 	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("read stored position: %s: %w", s.path, err)
+		return nil, fmt.Errorf("read stored position: %s: %w; %s", s.path, err, corruptHint)
 	}
 	lsn, err := pglogrepl.ParseLSN(f.LSN)
-	if err != nil || lsn == 0 || f.SystemID == "" || f.Slot == "" || f.Timeline <= 0 {
-		return nil, fmt.Errorf("read stored position: %s: not a position: system_id %q, timeline %d, slot %q, lsn %q",
-			s.path, f.SystemID, f.Timeline, f.Slot, f.LSN)
+	// ParseLSN takes a valid beginning for the whole.
+	if err != nil || lsn == 0 || !strings.EqualFold(lsn.String(), f.LSN) || f.SystemID == "" || f.Slot == "" || f.Timeline <= 0 {
+		return nil, fmt.Errorf("read stored position: %s: not a position: system_id %q, timeline %d, slot %q, lsn %q; %s",
+			s.path, f.SystemID, f.Timeline, f.Slot, f.LSN, corruptHint)
 	}
 	return &Position{SystemID: f.SystemID, Timeline: f.Timeline, Slot: f.Slot, LSN: lsn}, nil
 }

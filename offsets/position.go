@@ -34,6 +34,7 @@ type Slot struct {
 	RestartLSN     pglogrepl.LSN
 	WALStatus      string // reserved, extended, unreserved or lost
 	Invalidation   string // PostgreSQL 16+: why the slot can no longer be used, "" if it can
+	Active         bool   // a connection streams from it
 }
 
 // Reasons for refusing a position. Each comes wrapped in a *RefusedError.

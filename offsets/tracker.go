@@ -116,6 +116,11 @@ func (tx *Transaction) settle() {
 		oldest := t.queue[t.head]
 		t.queue[t.head] = nil
 		t.head++
+		if oldest.end == 0 {
+			// Drained gave it up: its rest was never read, so that no position
+			// behind it is safe, whoever names one.
+			t.failed = true
+		}
 		t.advance(oldest.end)
 		t.free = append(t.free, oldest)
 	}
@@ -144,7 +149,7 @@ func (t *Tracker) Idle(end pglogrepl.LSN) {
 	}
 	// An empty transaction behind the newest one is acknowledged exactly when
 	// that one is, so the newest one can carry its position.
-	// (One that Drained gave up has no position and must not be given one.)
+	// (One that Drained gave up must not be given a position.)
 	if newest := t.queue[len(t.queue)-1]; newest.end != 0 && end > newest.end {
 		newest.end = end
 	}
@@ -175,7 +180,7 @@ func (t *Tracker) Unconfirmed() int {
 // Drained returns a channel that is closed when every event is acknowledged.
 // It is called by the goroutine that opens transactions, after the last one. A
 // transaction whose commit was never read is given up by this call: its
-// acknowledgements still count, its position never does.
+// acknowledgements still count, but nothing behind it is confirmed any more.
 func (t *Tracker) Drained() <-chan struct{} {
 	if tx := t.open; tx != nil {
 		tx.Commit(0)

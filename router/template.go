@@ -96,7 +96,7 @@ const maxTopicLen = 249
 // here with its event and not as a failed produce request.
 func checkTopic(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > maxTopicLen {
-		return fmt.Errorf("%w: topic name %q must have 1 to %d characters and not be . or ..", ErrUnroutable, clip(name), maxTopicLen)
+		return fmt.Errorf("%w: topic name %q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, clip(name), maxTopicLen)
 	}
 	for i := range len(name) {
 		c := name[i]

@@ -1,0 +1,160 @@
+package offsets
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var somePosition = Position{SystemID: "7301234567890123456", Timeline: 2, Slot: "outboxd", LSN: 0x1_507C6000}
+
+func save(t *testing.T, s *FileStore, p Position) {
+	t.Helper()
+	if err := s.Save(context.Background(), p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func load(t *testing.T, s *FileStore) Position {
+	t.Helper()
+	p, err := s.Load(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p == nil {
+		t.Fatal("nothing is stored")
+	}
+	return *p
+}
+
+func files(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func TestFileStore(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "position.json")
+	s := NewFileStore(path)
+	if p, err := s.Load(context.Background()); p != nil || err != nil {
+		t.Fatalf("loaded %v, %v from a file that is not there", p, err)
+	}
+	save(t, s, somePosition)
+	newer := somePosition
+	newer.LSN += 8
+	save(t, s, newer)
+	if got := load(t, NewFileStore(path)); got != newer {
+		t.Errorf("loaded %+v, want %+v", got, newer)
+	}
+	if names := files(t, dir); len(names) != 1 {
+		t.Errorf("the folder holds %q, want the position alone", names)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The format is for later versions, and for an operator's eyes.
+	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6008"}` + "\n"; string(data) != want {
+		t.Errorf("the file is\n%s, want\n%s", data, want)
+	}
+}
+
+// A crash before the rename leaves the old position, and beside it a file of any
+// content; neither the next load nor the next save minds it.
+func TestFileStoreSurvivesACrash(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "position.json")
+	s := NewFileStore(path)
+	save(t, s, somePosition)
+	leftover := filepath.Join(dir, "position.json.1234567")
+	if err := os.WriteFile(leftover, []byte(`{"system_id":"73`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := load(t, s); got != somePosition {
+		t.Errorf("loaded %+v, want %+v", got, somePosition)
+	}
+	newer := somePosition
+	newer.LSN++
+	save(t, s, newer)
+	if got := load(t, s); got != newer {
+		t.Errorf("loaded %+v, want %+v", got, newer)
+	}
+}
+
+func TestFileStoreRefusesWhatIsNotAPosition(t *testing.T) {
+	const whole = `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C6008"}`
+	contents := map[string]string{
+		"empty":             "",
+		"zeros":             strings.Repeat("\x00", 100),
+		"half":              whole[:len(whole)/2],
+		"two":               whole + whole,
+		"null":              "null",
+		"other JSON":        `{"offset": 12}`,
+		"no system":         `{"timeline":2,"slot":"outboxd","lsn":"1/507C6008"}`,
+		"no timeline":       `{"system_id":"7301","slot":"outboxd","lsn":"1/507C6008"}`,
+		"negative timeline": `{"system_id":"7301","timeline":-1,"slot":"outboxd","lsn":"1/507C6008"}`,
+		"no slot":           `{"system_id":"7301","timeline":2,"lsn":"1/507C6008"}`,
+		"no position":       `{"system_id":"7301","timeline":2,"slot":"outboxd"}`,
+		"position 0":        `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"0/0"}`,
+		"a number":          `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":22}`,
+		"half a position":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1"}`,
+		"trailing text":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C 6008"}`,
+		"too large":         `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1FFFFFFFF/507C6008"}`,
+	}
+	for name, content := range contents {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "position.json")
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p, err := NewFileStore(path).Load(context.Background())
+			if err == nil {
+				t.Fatalf("loaded %+v", p)
+			}
+			if !strings.Contains(err.Error(), path) {
+				t.Errorf("the error does not name the file: %v", err)
+			}
+		})
+	}
+}
+
+func TestFileStoreErrors(t *testing.T) {
+	ctx := context.Background()
+	t.Run("no folder", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "missing", "position.json")
+		s := NewFileStore(path)
+		// Nothing was ever stored there; the first save finds out.
+		if p, err := s.Load(ctx); p != nil || err != nil {
+			t.Errorf("loaded %v, %v", p, err)
+		}
+		if err := s.Save(ctx, somePosition); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("saved into a folder that is not there: %v", err)
+		}
+	})
+	t.Run("a folder in its place", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "position.json")
+		if err := os.MkdirAll(filepath.Join(path, "occupied"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s := NewFileStore(path)
+		if p, err := s.Load(ctx); err == nil {
+			t.Errorf("loaded %v from a folder", p)
+		}
+		if err := s.Save(ctx, somePosition); err == nil {
+			t.Error("saved over a folder")
+		}
+		if names := files(t, dir); len(names) != 1 {
+			t.Errorf("a failed save left %q", names)
+		}
+	})
+}

@@ -1,0 +1,122 @@
+package offsets
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// lsns of the table below, with what a message shows of them.
+const (
+	lsnOlder  = pglogrepl.LSN(0x1_00000100) // 1/100
+	lsnStored = pglogrepl.LSN(0x1_00000200) // 1/200
+	lsnNewer  = pglogrepl.LSN(0x1_00000300) // 1/300
+)
+
+func TestResume(t *testing.T) {
+	stored := func(change func(*Position)) *Position {
+		p := &Position{SystemID: "7301", Timeline: 2, Slot: "outboxd", LSN: lsnStored}
+		if change != nil {
+			change(p)
+		}
+		return p
+	}
+	server := func(change func(*Server)) Server {
+		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer,
+			Slot: &Slot{Name: "outboxd", ConfirmedFlush: lsnStored, RestartLSN: lsnOlder, WALStatus: "reserved"}}
+		if change != nil {
+			change(&s)
+		}
+		return s
+	}
+	tests := []struct {
+		name   string
+		stored *Position
+		server Server
+		start  pglogrepl.LSN
+		refuse error
+		says   []string // parts of the message
+	}{
+		{name: "the slot has the stored position", stored: stored(nil), server: server(nil), start: lsnStored},
+		{name: "the slot is behind, as after a crash", stored: stored(nil),
+			server: server(func(s *Server) { s.Slot.ConfirmedFlush = lsnOlder }), start: lsnStored},
+		{name: "nothing is stored", server: server(func(s *Server) { s.Slot.ConfirmedFlush = lsnOlder }), start: lsnOlder},
+		{name: "nothing is stored and the slot is new", server: server(func(s *Server) { s.Slot.ConfirmedFlush = lsnNewer }), start: lsnNewer},
+		{name: "all WAL is confirmed", stored: stored(nil), server: server(func(s *Server) { s.FlushLSN = lsnStored }), start: lsnStored},
+		{name: "the slot holds more WAL than it should", stored: stored(nil),
+			server: server(func(s *Server) { s.Slot.WALStatus = "unreserved" }), start: lsnStored},
+		{name: "a promoted standby that has everything", stored: stored(nil), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{1: lsnOlder, 2: lsnNewer}
+		}), start: lsnStored},
+		{name: "promoted exactly at the stored position", stored: stored(nil), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored}
+		}), start: lsnStored},
+
+		{name: "no slot", stored: stored(nil), server: server(func(s *Server) { s.Slot = nil }),
+			refuse: ErrSlotGone, says: []string{`"outboxd"`, "1/200", "--accept-gap"}},
+		{name: "no slot and nothing stored", server: server(func(s *Server) { s.Slot = nil }),
+			refuse: ErrSlotGone, says: []string{"an unknown position", "--accept-gap"}},
+		{name: "the slot is invalidated", stored: stored(nil),
+			server: server(func(s *Server) { s.Slot.Invalidation = "idle_timeout" }),
+			refuse: ErrSlotInvalid, says: []string{"idle_timeout", "1/200", "pg_drop_replication_slot('outboxd')", "--accept-gap"}},
+		{name: "the slot's WAL is gone, nothing stored", server: server(func(s *Server) { s.Slot.WALStatus = "lost" }),
+			refuse: ErrSlotInvalid, says: []string{"its WAL was removed", "max_slot_wal_keep_size"}},
+		{name: "another system", stored: stored(nil), server: server(func(s *Server) { s.SystemID = "9999" }),
+			refuse: ErrForeignSystem, says: []string{"7301", "9999", "postgres.dsn", "--accept-gap"}},
+		{name: "another slot", stored: stored(func(p *Position) { p.Slot = "orders" }), server: server(nil),
+			refuse: ErrForeignSlot, says: []string{`"orders"`, `"outboxd"`, "postgres.slot", "--accept-gap"}},
+		{name: "a promoted standby that lacks the newest", stored: stored(nil), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnOlder}
+		}), refuse: ErrForeignTimeline, says: []string{"1/200", "1/100", "timeline 2", "timeline 3", "--accept-gap"}},
+		{name: "a timeline that is not in the history", stored: stored(nil), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{1: lsnNewer}
+		}), refuse: ErrForeignTimeline, says: []string{"an unknown position"}},
+		{name: "a server that went back to an older timeline", stored: stored(nil), server: server(func(s *Server) { s.Timeline = 1 }),
+			refuse: ErrForeignTimeline, says: []string{"timeline 2", "timeline 1"}},
+		{name: "the server is older than the position", stored: stored(nil), server: server(func(s *Server) {
+			s.FlushLSN, s.Slot.ConfirmedFlush = lsnOlder, lsnOlder
+		}), refuse: ErrServerBehind, says: []string{"1/200", "1/100", "backup", "--accept-gap"}},
+		{name: "the slot was advanced by someone else", stored: stored(nil),
+			server: server(func(s *Server) { s.Slot.ConfirmedFlush = lsnNewer }),
+			refuse: ErrSlotAhead, says: []string{"1/300", "1/200", "--accept-gap"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			start, err := Resume(test.stored, test.server)
+			if test.refuse == nil {
+				if err != nil || start != test.start {
+					t.Fatalf("starts at %s, %v; want %s", start, err, test.start)
+				}
+				return
+			}
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !errors.Is(err, test.refuse) {
+				t.Fatalf("starts at %s, %v; want a refusal: %v", start, err, test.refuse)
+			}
+			if start != 0 {
+				t.Errorf("a refusal comes with position %s", start)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("the message does not say %q: %v", part, err)
+				}
+			}
+			if refused.Detail == "" || refused.Hint == "" || strings.Contains(err.Error(), "\n") {
+				t.Errorf("not one line with detail and hint: %q", err)
+			}
+		})
+	}
+}
+
+// What is asked first matters: a message about the slot's position would mislead
+// when the server is another one.
+func TestResumeNamesTheDeepestReason(t *testing.T) {
+	stored := &Position{SystemID: "7301", Timeline: 2, Slot: "outboxd", LSN: lsnStored}
+	_, err := Resume(stored, Server{SystemID: "9999", Timeline: 1, FlushLSN: lsnOlder,
+		Slot: &Slot{Name: "other", ConfirmedFlush: lsnNewer}})
+	if !errors.Is(err, ErrForeignSystem) {
+		t.Errorf("%v, want %v", err, ErrForeignSystem)
+	}
+}
