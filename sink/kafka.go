@@ -56,10 +56,12 @@ type Kafka struct {
 	// askAfter is when the brokers may be asked for a limit again.
 	askAfter time.Time
 
-	// ctx ends with the first failure, so that what is still buffered is not
-	// sent after a gap.
+	// ctx ends with the first failure, which is its cause.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// sending is the context of every record. It ends with ctx, and already
+	// when the client reads that a batch was refused: see refusals.
+	sending context.Context
 
 	inFlight atomic.Int64
 	// progress is when Kafka last acknowledged something, or when the first
@@ -85,6 +87,9 @@ func New(o Options) (*Kafka, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.ctx, k.cancel = context.WithCancelCause(context.Background())
+	var stopSending context.CancelFunc
+	k.sending, stopSending = context.WithCancel(k.ctx)
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Brokers...),
 		kgo.ClientID(o.ClientID),
@@ -106,7 +111,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.RetryBackoffFn(retryBackoff),
-		kgo.WithLogger(clientLog{o.Log}),
+		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
 	}
 	if o.TLS != nil {
 		opts = append(opts, kgo.DialTLSConfig(o.TLS))
@@ -119,7 +124,6 @@ func New(o Options) (*Kafka, error) {
 		return nil, fmt.Errorf("configure Kafka client: %w", err)
 	}
 	k.admin = kadm.NewClient(k.client)
-	k.ctx, k.cancel = context.WithCancelCause(context.Background())
 	return k, nil
 }
 
@@ -146,7 +150,7 @@ func retryBackoff(tries int) time.Duration {
 }
 
 // Next returns an empty delivery to fill and Send.
-func (k *Kafka) Next() *Delivery { return k.spares.get(k.ctx) }
+func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 
 // Send encodes the event's value and hands the delivery to the client. It does
 // not wait for Kafka, but for the question how large a record a topic takes that
@@ -173,7 +177,7 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
 	}
-	k.client.Produce(k.ctx, &d.record, k.finish)
+	k.client.Produce(k.sending, &d.record, k.finish)
 	return nil
 }
 
@@ -202,6 +206,11 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 // consequence, and is not reported.
 func (k *Kafka) fail(d *Delivery, err error) {
 	if k.ctx.Err() != nil {
+		return
+	}
+	if k.sending.Err() != nil && errors.Is(err, context.Canceled) {
+		// Not the refused record, but one that was kept back because of it.
+		// The refused one's own answer is on its way here.
 		return
 	}
 	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, err)

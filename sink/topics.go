@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // defaultBatchLimit is Kafka's default of message.max.bytes. It is assumed while
@@ -142,29 +145,46 @@ func wireSize(r *kgo.Record) int {
 // Diagnose asks the cluster why nothing is acknowledged. It returns nil when the
 // cluster answers and all topics are there.
 func (k *Kafka) Diagnose(ctx context.Context) error {
+	// Not by the admin client: it turns a missing right to one topic into an
+	// error of the whole request, which does not say which.
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // nil would ask for all there are
 	k.mu.Lock()
-	topics := make([]string, 0, len(k.topics))
-	for t := range k.topics {
-		topics = append(topics, t)
+	for _, topic := range slices.Sorted(maps.Keys(k.topics)) {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
 	}
 	k.mu.Unlock()
-	meta, err := k.admin.Metadata(ctx, topics...)
+	resp, err := req.RequestWith(ctx, k.client)
 	if err != nil {
 		return fmt.Errorf("ask the brokers: %w", err)
 	}
-	for _, t := range meta.Topics.Sorted() {
-		switch {
-		case errors.Is(t.Err, kerr.UnknownTopicOrPartition):
-			return fmt.Errorf("topic %q does not exist and the broker does not create it; create it, or allow auto.create.topics.enable", t.Topic)
-		case errors.Is(t.Err, kerr.TopicAuthorizationFailed):
-			return fmt.Errorf("no right to topic %q; grant Describe and Write", t.Topic)
-		case t.Err != nil:
-			return fmt.Errorf("topic %q: %w", t.Topic, t.Err)
+	for _, t := range resp.Topics {
+		if err := diagnose(t); err != nil {
+			return err
 		}
-		for _, p := range t.Partitions.Sorted() {
-			if p.Err != nil {
-				return fmt.Errorf("topic %q partition %d: %w", t.Topic, p.Partition, p.Err)
-			}
+	}
+	return nil
+}
+
+// diagnose says what is wrong with one topic.
+func diagnose(t kmsg.MetadataResponseTopic) error {
+	var topic string
+	if t.Topic != nil {
+		topic = *t.Topic
+	}
+	switch err := kerr.ErrorForCode(t.ErrorCode); {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return fmt.Errorf("topic %q does not exist and the broker does not create it; create it, or allow auto.create.topics.enable", topic)
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return fmt.Errorf("no right to topic %q; grant Describe and Write", topic)
+	case err != nil:
+		return fmt.Errorf("topic %q: %w", topic, err)
+	}
+	for _, p := range t.Partitions {
+		if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+			return fmt.Errorf("topic %q partition %d: %w", topic, p.Partition, err)
 		}
 	}
 	return nil

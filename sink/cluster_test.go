@@ -1,0 +1,240 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outboxd/decoder"
+	"outboxd/router"
+)
+
+const testTopic = "orders"
+
+// patience bounds every wait; no test takes that long.
+const patience = 30 * time.Second
+
+func limited(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// broker starts an in-process cluster with testTopic in so many partitions.
+func broker(t testing.TB, partitions int32, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	opts = append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)
+	if partitions > 0 {
+		opts = append(opts, kfake.SeedTopics(partitions, testTopic))
+	}
+	c, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// open makes a sink whose client looks around quickly.
+func open(t testing.TB, c *kfake.Cluster, change ...func(*Options)) *Kafka {
+	t.Helper()
+	o := Options{
+		Brokers:     c.ListenAddrs(),
+		ClientID:    "test",
+		Compression: "none",
+		Log:         zerolog.Nop(),
+		Client:      []kgo.Opt{kgo.MetadataMinAge(10 * time.Millisecond)},
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	k, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+// sender sends numbered events and counts what comes back for each.
+type sender struct {
+	t    testing.TB
+	k    *Kafka
+	sent []*witness
+}
+
+// witness is what one event's owner was told.
+type witness struct{ acknowledged, released atomic.Int32 }
+
+func (w *witness) Acknowledge() { w.acknowledged.Add(1) }
+func (w *witness) Release()     { w.released.Add(1) }
+
+// try hands over one event.
+func (s *sender) try(topic, key string, payload []byte, headers ...router.Header) error {
+	w := &witness{}
+	ev := &decoder.Event{
+		Position:    decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)},
+		CommittedAt: committedAt,
+	}
+	ev.Values[decoder.Payload] = payload
+	d := s.k.Next()
+	d.Topic, d.Key = topic, []byte(key)
+	d.Message.Headers = append(d.Message.Headers[:0], headers...)
+	d.Receipt, d.Memory = w, w
+	if err := s.k.Send(ev, d); err != nil {
+		if w.acknowledged.Load()+w.released.Load() != 0 {
+			s.t.Errorf("an event that was not taken was answered: %d acknowledgements, %d releases", w.acknowledged.Load(), w.released.Load())
+		}
+		return err
+	}
+	s.sent = append(s.sent, w)
+	return nil
+}
+
+func (s *sender) send(topic, key, payload string) {
+	s.t.Helper()
+	if err := s.try(topic, key, []byte(payload)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *sender) acknowledged() (n int) {
+	for _, w := range s.sent {
+		n += int(w.acknowledged.Load())
+	}
+	return n
+}
+
+// settled waits until nothing is in flight.
+func (s *sender) settled() {
+	s.t.Helper()
+	until(s.t, "everything is answered", func() bool { return s.k.InFlight() == 0 })
+}
+
+// delivered waits until everything is acknowledged, once each.
+func (s *sender) delivered() {
+	s.t.Helper()
+	until(s.t, "everything is acknowledged", func() bool {
+		if err := s.k.Err(); err != nil {
+			s.t.Fatalf("the sink failed: %v", err)
+		}
+		return s.acknowledged() >= len(s.sent)
+	})
+	s.settled()
+	for i, w := range s.sent {
+		if a, r := w.acknowledged.Load(), w.released.Load(); a != 1 || r != 1 {
+			s.t.Errorf("event %d of %d: acknowledged %d times, released %d times", i+1, len(s.sent), a, r)
+		}
+	}
+}
+
+// failed waits for the sink's failure and checks what every failure promises.
+func (s *sender) failed() error {
+	s.t.Helper()
+	select {
+	case <-s.k.Failed():
+	case <-time.After(patience):
+		s.t.Fatal("the sink did not fail")
+	}
+	s.settled()
+	for i, w := range s.sent {
+		if a, r := w.acknowledged.Load(), w.released.Load(); a > 1 || r != 1 {
+			s.t.Errorf("event %d of %d: acknowledged %d times, released %d times", i+1, len(s.sent), a, r)
+		}
+	}
+	return s.k.Err()
+}
+
+func until(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func says(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) {
+			t.Errorf("the error does not say %q: %v", p, err)
+		}
+	}
+}
+
+// appended returns how many records all partitions of a topic hold.
+func appended(t testing.TB, c *kfake.Cluster, topic string) (n int64) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(limited(t), topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n
+}
+
+// consume reads so many records of testTopic, and fails if there are more.
+func consume(t testing.TB, c *kfake.Cluster, want int) (records []*kgo.Record) {
+	t.Helper()
+	if n := appended(t, c, testTopic); n != int64(want) {
+		t.Fatalf("the topic holds %d records, want %d", n, want)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(testTopic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx := limited(t)
+	for len(records) < want {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, fetches.Records()...)
+	}
+	return records
+}
+
+// hold makes the broker keep produce requests unanswered until the returned
+// function is called.
+func hold(t testing.TB, c *kfake.Cluster) (release func()) {
+	gate := make(chan struct{})
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		c.SleepControl(func() { <-gate })
+		return nil, nil, false
+	})
+	open := false
+	release = func() {
+		if !open {
+			open = true
+			close(gate)
+		}
+	}
+	t.Cleanup(release)
+	return release
+}
+
+func key(i int) string { return fmt.Sprintf("order-%d", i) }
