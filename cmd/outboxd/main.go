@@ -28,8 +28,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run executes one command and returns its exit code. The last line on stderr
-// says what is wrong and what to do.
+// run executes one command and returns its exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, hurry, stop := signals()
 	defer stop()
@@ -37,7 +36,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	return report(root.ExecuteContext(ctx), stderr)
+}
+
+// report returns the exit code of a command that ended with err. The last line on
+// stderr says what is wrong and what to do.
+func report(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}

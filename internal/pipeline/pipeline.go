@@ -57,6 +57,9 @@ type Pipeline struct {
 
 	// known is the last confirmed position, nil before the first session.
 	known *offsets.Position
+	// shared says that another process may have confirmed more than known: at
+	// first, and since the slot was seen in use by another connection.
+	shared bool
 	// sink is nil when the last one failed. memory holds the bytes of its
 	// events, and is given up with it.
 	sink   *sink.Kafka
@@ -72,7 +75,7 @@ type Pipeline struct {
 // New returns a pipeline that is not running.
 func New(o Options) *Pipeline {
 	o.Sink.OnAck = o.Status.Acked
-	return &Pipeline{o: o, log: o.Log}
+	return &Pipeline{o: o, log: o.Log, shared: true}
 }
 
 // ErrUnclean is returned by a stop that had to leave events unacknowledged or
@@ -87,11 +90,9 @@ func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
 			p.sink.Close()
 		}
 	}()
-	if p.o.Store != nil {
-		var err error
-		if p.known, err = p.o.Store.Load(ctx); err != nil {
-			return err
-		}
+	var err error
+	if p.known, err = p.stored(ctx); err != nil {
+		return err
 	}
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
@@ -215,23 +216,54 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err != nil {
 		return nil, err
 	}
-	start, err := offsets.Resume(p.known, server)
-	if err != nil {
-		if !p.o.AcceptGap || errors.Is(err, offsets.ErrSlotGone) || errors.Is(err, offsets.ErrSlotInvalid) {
-			return nil, err // there is nothing to go on from
+	if p.shared && server.Slot != nil {
+		// Read after the slot: a position is stored before the slot has it, so
+		// another process that confirms cannot make the slot seem ahead.
+		if p.known, err = p.stored(ctx); err != nil {
+			return nil, err
 		}
-		p.log.Warn().Err(err).Stringer("from", server.Slot.ConfirmedFlush).
-			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
+	}
+	start, err := offsets.Resume(p.known, server)
+	switch {
+	case errors.Is(err, offsets.ErrSlotAhead) && server.Slot.Active:
+		// Another process has taken over while we were cut off.
+		p.shared = true
+		return nil, replication.SlotInUse(fmt.Errorf("it was confirmed up to %s meanwhile", server.Slot.ConfirmedFlush))
+	case err != nil && (!p.o.AcceptGap || errors.Is(err, offsets.ErrSlotGone) || errors.Is(err, offsets.ErrSlotInvalid)):
+		return nil, err // there is nothing to go on from
+	case err != nil:
 		start = server.Slot.ConfirmedFlush
-		p.published = decoder.Position{}
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
-	if p.o.Store != nil && (p.known == nil || *p.known != known) {
+	changed := p.known == nil || *p.known != known
+	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
+	stream, startErr := conn.Start(ctx, start, p.memory)
+	if startErr != nil {
+		p.shared = p.shared || errors.Is(startErr, replication.ErrSlotActive)
+		return nil, startErr
+	}
+	if err != nil {
+		p.log.Warn().Err(err).Stringer("from", start).
+			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
+		p.published = decoder.Position{}
+	}
+	// Only who has the slot may write the store: another process may still
+	// have written newer positions until now.
+	if p.o.Store != nil && changed {
 		if err := p.o.Store.Save(ctx, known); err != nil {
+			stream.Close()
 			return nil, fmt.Errorf("store position %s: %w", known.LSN, err)
 		}
 	}
-	p.known = &known
+	p.shared = false
 	p.o.AcceptGap = false // it is for the start only
-	return conn.Start(ctx, start, p.memory)
+	return stream, nil
+}
+
+// stored is what the store holds, nil when there is nothing or no store.
+func (p *Pipeline) stored(ctx context.Context) (*offsets.Position, error) {
+	if p.o.Store == nil {
+		return nil, nil
+	}
+	return p.o.Store.Load(ctx)
 }

@@ -32,6 +32,11 @@ func setupError(hint, format string, args ...any) error {
 	return &Error{Err: fmt.Errorf("%w: "+format, append([]any{ErrSetup}, args...)...), Hint: hint}
 }
 
+// SlotInUse is ErrSlotActive, with how it was noticed.
+func SlotInUse(err error) error {
+	return &Error{fmt.Errorf("%w: %w", ErrSlotActive, err), "another connection streams from it; outboxd waits and takes over when it ends"}
+}
+
 // sqlState returns the SQLSTATE of a server's error, or "".
 func sqlState(err error) string {
 	var pgErr *pgconn.PgError

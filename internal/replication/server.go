@@ -285,8 +285,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	if err := s.start(c.o.Slot, c.o.Publication, start); err != nil {
 		s.Close()
 		if sqlState(err) == objectInUse {
-			return nil, &Error{fmt.Errorf("start replication: %w: %w", ErrSlotActive, err),
-				"another connection streams from it; outboxd waits and takes over when it ends"}
+			return nil, SlotInUse(err)
 		}
 		return nil, fmt.Errorf("start replication: %w", err)
 	}
@@ -372,8 +371,8 @@ func query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, erro
 }
 
 // quote makes a literal. Backslashes are plain characters in it, since
-// standard_conforming_strings is on unless someone turns it off, and then the
-// E” form says so.
+// standard_conforming_strings is on unless someone turns it off; the E before a
+// literal with one says what they are, however that is set.
 func quote(s string) string {
 	q := "'" + strings.ReplaceAll(s, "'", "''") + "'"
 	if strings.Contains(s, `\`) {

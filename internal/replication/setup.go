@@ -149,7 +149,7 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 		invalidation = "CASE WHEN conflicting THEN 'conflict with recovery' END"
 	}
 	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT slot_type, plugin, database = current_database(), wal_status, %s,
-		coalesce(confirmed_flush_lsn, '0/0'), coalesce(restart_lsn, '0/0')
+		coalesce(confirmed_flush_lsn, '0/0'), coalesce(restart_lsn, '0/0'), active
 		FROM pg_replication_slots WHERE slot_name = %s`, invalidation, quote(c.o.Slot)))
 	if err != nil {
 		return nil, fmt.Errorf("read replication slot: %w", err)
@@ -168,7 +168,7 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 		return nil, setupError("name another slot in postgres.slot, or correct the database in postgres.dsn",
 			"slot %q belongs to another database", c.o.Slot)
 	}
-	slot := &offsets.Slot{Name: c.o.Slot, WALStatus: r[3], Invalidation: r[4]}
+	slot := &offsets.Slot{Name: c.o.Slot, WALStatus: r[3], Invalidation: r[4], Active: r[7] == "t"}
 	if slot.ConfirmedFlush, err = pglogrepl.ParseLSN(r[5]); err != nil {
 		return nil, fmt.Errorf("read replication slot: %w", err)
 	}

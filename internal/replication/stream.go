@@ -211,13 +211,11 @@ func (s *Stream) room(need int) error {
 		select {
 		case <-s.memory.freed:
 		case <-time.After(min(s.statusEvery, time.Second)):
-			s.lastReceived = time.Now()
-			if err := s.status(); err != nil {
-				return err
-			}
 		}
-		if err := s.interrupted.Load(); err != nil {
-			return *err
+		// Also when memory comes back in drops too small to go on with.
+		s.lastReceived = time.Now()
+		if err := s.status(); err != nil {
+			return err
 		}
 	}
 }
@@ -225,6 +223,16 @@ func (s *Stream) room(need int) error {
 // status sends a status update if one is due, and sets the time at which the
 // next read gives up waiting.
 func (s *Stream) status() error {
+	for {
+		// Again if a confirmation came before the deadline was set and so did
+		// not move it: the flag is set first and the deadline second.
+		if err := s.statusNow(); err != nil || !s.statusDue.Load() {
+			return err
+		}
+	}
+}
+
+func (s *Stream) statusNow() error {
 	now := time.Now()
 	silent := now.Sub(s.lastReceived)
 	if silent >= silentAfter {
@@ -251,8 +259,7 @@ func (s *Stream) status() error {
 	if err := s.conn.SetReadDeadline(wake); err != nil {
 		return fmt.Errorf("read replication stream: %w", err)
 	}
-	// After the deadline was set: whoever interrupts sets the flag first and
-	// the deadline second, so one of the two is seen.
+	// After the deadline was set, for the same reason.
 	if err := s.interrupted.Load(); err != nil {
 		return *err
 	}
