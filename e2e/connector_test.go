@@ -28,12 +28,9 @@ type connector struct {
 // start runs the connector with the scenario's configuration.
 func (s *scenario) start(args ...string) *connector {
 	s.t.Helper()
-	file := filepath.Join(s.t.TempDir(), "outboxd.yaml")
-	if err := os.WriteFile(file, []byte(s.config()), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
 	c := &connector{t: s.t, done: make(chan struct{})}
-	c.cmd = exec.Command(binary, append([]string{"run", "--config", file}, args...)...)
+	c.cmd = exec.Command(binary, append([]string{"run", "--config", s.configFile()}, args...)...)
+	c.cmd.Env = append(os.Environ(), s.env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
@@ -60,6 +57,16 @@ func (s *scenario) start(args ...string) *connector {
 		}
 	})
 	return c
+}
+
+// configFile writes the scenario's configuration of now to a file of its own.
+func (s *scenario) configFile() string {
+	s.t.Helper()
+	file := filepath.Join(s.t.TempDir(), "outboxd.yaml")
+	if err := os.WriteFile(file, []byte(s.config()), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return file
 }
 
 // startStreaming runs the connector and waits until it streams.
@@ -139,6 +146,24 @@ func (c *connector) exit(within time.Duration) int {
 	}
 }
 
+// failsWith demands an end by itself with the exit code, and a last line on
+// stderr that says all of the parts.
+func (c *connector) failsWith(code int, parts ...string) {
+	c.t.Helper()
+	if got := c.exit(60 * time.Second); got != code {
+		c.t.Errorf("exit code %d, want %d:\n%s", got, code, c.tail(20))
+	}
+	line := c.lastLine()
+	if !strings.HasPrefix(line, "outboxd: ") {
+		c.t.Errorf("the last line does not say who speaks: %s", line)
+	}
+	for _, part := range parts {
+		if !strings.Contains(line, part) {
+			c.t.Errorf("the last line does not say %q: %s", part, line)
+		}
+	}
+}
+
 // stop asks for a clean stop and demands it.
 func (c *connector) stop() {
 	c.t.Helper()
@@ -146,6 +171,19 @@ func (c *connector) stop() {
 	if code := c.exit(40 * time.Second); code != 0 {
 		c.t.Fatalf("exit code %d after SIGTERM:\n%s", code, c.tail(20))
 	}
+}
+
+// invoke runs a command of the binary to its end.
+func invoke(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd := exec.Command(binary, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
 // peakRSS is the most memory it has had, in bytes.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -53,7 +52,7 @@ func TestReplicationConnectionCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(proxy.Close)
-	s.dsn = strings.Replace(s.dsn, s.postgres.Addr(), proxy.Addr(), 1)
+	s.through(proxy)
 	s.extra = "errors: {retry: {min: 10ms, max: 200ms}}"
 	c := s.startStreaming()
 	l := s.startLoad(3, 20, time.Millisecond, 13)
@@ -90,7 +89,7 @@ func TestReplicationConnectionHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(proxy.Close)
-	s.dsn = strings.Replace(s.dsn, s.postgres.Addr(), proxy.Addr(), 1)
+	s.through(proxy)
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('a', 't0', '{"n": 1}')`)
 	s.waitConfirmed(30 * time.Second)

@@ -27,7 +27,7 @@ type scenario struct {
 	extra    string // further configuration, YAML at top level
 	// brokersInExtra says that extra has the key kafka.
 	brokersInExtra bool
-	payload        string // the payload column's type
+	env            []string // OUTBOXD_ variables, which override the configuration
 	// checkpoints were taken before each restart, for the verifier.
 	checkpoints []checkpoint
 	slotName    string
@@ -55,7 +55,7 @@ func newScenario(t *testing.T, postgres *testbed.Postgres, kafka *testbed.Kafka)
 	s := &scenario{
 		t: t, postgres: postgres, kafka: kafka,
 		database: name, topic: name, slotName: name,
-		brokers: kafka.Brokers(), payload: "jsonb",
+		brokers: kafka.Brokers(),
 	}
 	s.execIn("postgres", "CREATE DATABASE "+name)
 	s.dsn = postgres.DSN(name)
@@ -93,6 +93,11 @@ http: {listen: ""}
 %s
 %s
 `, s.dsn, s.slotName, s.topic, kafka, s.extra)
+}
+
+// through lets the connector reach PostgreSQL by way of a proxy.
+func (s *scenario) through(proxy *testbed.Proxy) {
+	s.dsn = strings.Replace(s.dsn, s.postgres.Addr(), proxy.Addr(), 1)
 }
 
 // connect opens a session for the test itself, past any proxy.
@@ -160,6 +165,13 @@ func (s *scenario) waitConfirmed(within time.Duration) {
 		c := s.confirmed()
 		return fmt.Sprintf("the slot is at %s, the WAL at %s", c, target), c >= target
 	})
+}
+
+// events commits a transaction with one event for each number from..to.
+func (s *scenario) events(from, to int) {
+	s.t.Helper()
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+		SELECT 'k' || i % 5, 't0', jsonb_build_object('n', i) FROM generate_series($1::int, $2::int) i`, from, to)
 }
 
 // waitFor polls until done.

@@ -197,7 +197,7 @@ type querier interface {
 
 func (s *scenario) rowsBy(q querier) map[string]row {
 	s.t.Helper()
-	result, err := q.Query(context.Background(), `SELECT id::text, aggregateid, type, payload::text FROM outbox`)
+	result, err := q.Query(context.Background(), `SELECT id::text, coalesce(aggregateid, ''), coalesce(type, ''), payload::text FROM outbox`)
 	if err != nil {
 		s.t.Fatal(err)
 	}
