@@ -41,7 +41,7 @@ e2e:
 	$(GO) test -count=1 -timeout 18m ./e2e/...
 
 soak:
-	$(GO) test -count=1 -timeout 3h -run . ./e2e -soak
+	$(GO) test -count=1 -timeout 3h ./e2e -soak
 
 bench:
 	$(GO) run ./e2e/bench

@@ -8,7 +8,11 @@ import (
 
 // Promise 1 and 3: kill -9 at any moment loses nothing and reorders nothing.
 func TestKill9UnderLoad(t *testing.T) {
-	const rounds, seed = 25, 20261121
+	const seed = 20261121
+	rounds := 25
+	if *soak {
+		rounds = 1000
+	}
 	s := newScenario(t, nil, nil)
 	s.extra = "delivery: {confirm_interval: 50ms}"
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,10 @@ import (
 
 	"outboxd/internal/testbed"
 )
+
+// soak lengthens the scenarios that become more convincing by it; see the
+// Makefile.
+var soak = flag.Bool("soak", false, "run the long form of the scenarios that have one")
 
 // binary is the connector under test, built once.
 var binary string

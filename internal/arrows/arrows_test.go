@@ -106,6 +106,9 @@ func wrong(p listed) (problems []string) {
 		return []string{name + " has no row in this test's table; add one with what it may import, and why not more"}
 	}
 	for _, imported := range p.Imports {
+		if imported == "unsafe" {
+			problems = append(problems, name+" imports unsafe: with it a confirmed position could be forged")
+		}
 		to, isOurs := strings.CutPrefix(imported, module)
 		switch {
 		case !isOurs || slices.Contains(r.may, to):
