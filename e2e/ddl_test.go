@@ -96,3 +96,35 @@ func TestMappedColumnGoes(t *testing.T) {
 		})
 	}
 }
+
+// The WAL describes a row with the names that its table had when it was written:
+// renaming a column back does not help the rows in between. They are read under
+// the name that they have, and the later ones under theirs.
+func TestMappedColumnRenamedBack(t *testing.T) {
+	const away, back = "ALTER TABLE outbox RENAME COLUMN payload TO body", "ALTER TABLE outbox RENAME COLUMN body TO payload"
+	s := newScenario(t, nil, nil)
+	c := s.startStreaming()
+	s.events(1, 10)
+	s.exec(away)
+	s.exec(`INSERT INTO outbox (aggregateid, type, body) VALUES ('k1', 't0', '{"n": 11}')`)
+	c.failsWith(1, `id "11"`, `"payload"`, "outbox.columns.payload")
+	s.checkpoint()
+	s.exec(back)
+	s.start().failsWith(1, `id "11"`, `"payload"`, "outbox.columns.payload")
+	s.checkpoint()
+	s.exec(away)
+	s.env = []string{"OUTBOXD_OUTBOX_COLUMNS_PAYLOAD=body"}
+	c = s.startStreaming()
+	s.waitConfirmed(30 * time.Second)
+	c.stop()
+	s.checkpoint()
+	s.exec(back)
+	s.events(12, 20)
+	s.env = nil
+	c = s.startStreaming()
+	s.waitConfirmed(30 * time.Second)
+	c.stop()
+	if r := s.verify(); r.committed != 20 || r.repeated != 0 {
+		t.Errorf("%+v", r)
+	}
+}

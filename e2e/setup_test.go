@@ -163,7 +163,7 @@ func TestServersDownAtStart(t *testing.T) {
 	kafka := ownKafka(t, testbed.KafkaOptions{})
 	s := newScenario(t, postgres, kafka)
 	s.extra = "errors: {retry: {min: 50ms, max: 500ms}}"
-	s.makeSlot()
+	s.startStreaming().stop() // publication and slot
 	s.events(1, 50)
 	if err := kafka.Kill(0); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"outboxd/internal/testbed"
 )
 
 // A second process with the same configuration waits for the slot and takes over
@@ -40,5 +42,43 @@ func TestTakeover(t *testing.T) {
 			r := s.verify()
 			t.Logf("%+v", r)
 		})
+	}
+}
+
+// A process that was cut off finds the slot taken over and confirmed beyond what
+// it knows. That is what a second process is for, and no reason to refuse: it is
+// the one that waits now.
+func TestTakenOverWhileCutOff(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	proxy, err := testbed.NewProxy(s.postgres.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	direct := s.dsn
+	s.through(proxy)
+	s.extra = "delivery: {confirm_interval: 100ms}\nerrors: {retry: {min: 50ms, max: 500ms}}"
+	first := s.startStreaming()
+	s.events(1, 10)
+	s.waitConfirmed(30 * time.Second)
+	s.dsn = direct
+	second := s.start()
+	second.waitLog("slot is in use", 30*time.Second)
+	proxy.Refuse(true)
+	proxy.Cut()
+	second.waitLog(`"message":"streaming"`, 15*time.Second)
+	s.events(11, 20)
+	s.waitConfirmed(30 * time.Second)
+	proxy.Refuse(false)
+	first.waitLog("slot is in use", 15*time.Second)
+	s.events(21, 30)
+	s.waitConfirmed(30 * time.Second)
+	second.stop()
+	s.checkpoint()
+	s.events(31, 40)
+	s.waitConfirmed(15 * time.Second)
+	first.stop()
+	if r := s.verify(); r.committed != 40 || r.repeated != 0 {
+		t.Errorf("%+v", r)
 	}
 }

@@ -217,9 +217,13 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		return nil, err
 	}
 	if p.shared && server.Slot != nil {
-		// Read after the slot: a position is stored before the slot has it, so
-		// another process that confirms cannot make the slot seem ahead.
+		// Read after the slot and before the end of the WAL: another process
+		// that confirms meanwhile stores a position before the slot has it and
+		// after the WAL does, so neither can seem to contradict the store.
 		if p.known, err = p.stored(ctx); err != nil {
+			return nil, err
+		}
+		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
 			return nil, err
 		}
 	}

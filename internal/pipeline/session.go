@@ -85,7 +85,7 @@ func (s *session) streamUntil(ctx, hurry context.Context) error {
 			s.stream.Resume(errStopping)
 			continue
 		case err != nil:
-			return err
+			return replication.Explain(err, s.p.o.Source)
 		case frame.Kind == replication.Keepalive:
 			s.tracker.Idle(frame.WALEnd)
 			continue

@@ -37,6 +37,24 @@ func SlotInUse(err error) error {
 	return &Error{fmt.Errorf("%w: %w", ErrSlotActive, err), "another connection streams from it; outboxd waits and takes over when it ends"}
 }
 
+// publicationMissed is the error of a slot whose publication was not there when
+// events were written. PostgreSQL decodes rows with the catalog of their time, so
+// a publication made afterwards does not bring them back.
+func publicationMissed(o Options, err error) error {
+	return &Error{
+		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, quoteIdent(o.Publication), o.Slot, err),
+		"make the publication (`outboxd init` prints the SQL), move the slot to the present with pg_replication_slot_advance, and publish what was written between from the outbox table",
+	}
+}
+
+// Explain adds what to do to an error of a stream that trying again cannot mend.
+func Explain(err error, o Options) error {
+	if sqlState(err) == undefinedObject {
+		return publicationMissed(o, err)
+	}
+	return err
+}
+
 // sqlState returns the SQLSTATE of a server's error, or "".
 func sqlState(err error) string {
 	var pgErr *pgconn.PgError
@@ -52,4 +70,5 @@ const (
 	insufficientPrivilege = "42501"
 	objectInUse           = "55006"
 	undefinedFunction     = "42883"
+	undefinedObject       = "42704"
 )

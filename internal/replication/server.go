@@ -52,10 +52,16 @@ type Backend struct {
 	Started string // backend_start as text
 }
 
-// Conn is a replication connection that is not streaming yet. It is used by one
-// goroutine.
+// Conn is a replication connection that is not streaming yet, and an ordinary
+// one to the same server. It is used by one goroutine.
+//
+// What has to be asked and made goes over the ordinary one. A query over the
+// other would leave the catalog of now in the caches of its server process,
+// which then decodes older rows with it: values land in columns that have changed
+// since, and rows from before the publication are passed over in silence.
 type Conn struct {
-	pg      *pgconn.PgConn
+	pg      *pgconn.PgConn // for replication commands only
+	sql     *pgconn.PgConn
 	o       Options
 	version int // server_version_num
 	system  pglogrepl.IdentifySystemResult
@@ -99,7 +105,7 @@ func setReceiveBuffer(network, _ string, c syscall.RawConn) error {
 	return failed
 }
 
-// Connect opens a replication connection and asks the server who it is.
+// Connect opens the connections and asks the server who it is.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
 	cfg, err := parseDSN(o.DSN)
 	if err != nil {
@@ -118,11 +124,33 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
 	}
 	c := &Conn{pg: pg, o: o}
+	if c.sql, err = connectBeside(ctx, pg, o); err != nil {
+		c.Close()
+		return nil, err
+	}
 	if err := c.identify(ctx); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// connectBeside opens an ordinary connection to the server that pg reached, also
+// when the DSN names several.
+func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options) (*pgconn.PgConn, error) {
+	cfg, err := parseDSN(o.DSN)
+	if err != nil {
+		return nil, err
+	}
+	dial, addr := cfg.DialFunc, pg.Conn().RemoteAddr()
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, addr.Network(), addr.String())
+	}
+	sql, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
+	}
+	return sql, nil
 }
 
 // connectHint adds what to do to the refusals that every first set-up meets.
@@ -145,9 +173,9 @@ func (c *Conn) identify(ctx context.Context) error {
 	if c.system, err = pglogrepl.IdentifySystem(ctx, c.pg); err != nil {
 		return fmt.Errorf("identify system: %w", err)
 	}
-	row, err := c.row(ctx, `SELECT current_setting('server_version_num'), current_setting('wal_level'),
+	row, err := c.row(ctx, fmt.Sprintf(`SELECT current_setting('server_version_num'), current_setting('wal_level'),
 		(SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'), pg_is_in_recovery(),
-		(SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())`)
+		(SELECT backend_start::text FROM pg_stat_activity WHERE pid = %d)`, c.pg.PID()))
 	if err != nil {
 		return fmt.Errorf("read server settings: %w", err)
 	}
@@ -155,7 +183,7 @@ func (c *Conn) identify(ctx context.Context) error {
 		return fmt.Errorf("read server version %q: %w", row[0], err)
 	}
 	if c.version < 130000 {
-		return setupError("outboxd needs PostgreSQL 13 or newer", "the server is version %s", c.pg.ParameterStatus("server_version"))
+		return setupError("outboxd needs PostgreSQL 13 or newer", "the server is version %s", c.sql.ParameterStatus("server_version"))
 	}
 	if row[1] != "logical" {
 		return setupError("set wal_level = logical and restart the server", "wal_level is %s", row[1])
@@ -166,16 +194,29 @@ func (c *Conn) identify(ctx context.Context) error {
 	if row[3] == "t" && c.version < 160000 {
 		return &Error{errors.New("the server is a standby"), "before PostgreSQL 16 a standby cannot decode; add target_session_attrs=primary to postgres.dsn"}
 	}
-	c.backend = Backend{c.pg.PID(), row[4]}
+	if c.backend = (Backend{c.pg.PID(), row[4]}); c.backend.Started == "" {
+		return &Error{errors.New("two connections to the same address reached two servers"),
+			"name the server itself in postgres.dsn, and not something that distributes connections"}
+	}
 	return nil
 }
 
-// Backend identifies this connection's server process.
+// Backend identifies the replication connection's server process.
 func (c *Conn) Backend() Backend { return c.backend }
 
 // System returns the server's identity: a position of now.
 func (c *Conn) System() (systemID string, timeline int32) {
 	return c.system.SystemID, c.system.Timeline
+}
+
+// Flushed asks how far the server's WAL is durable now.
+func (c *Conn) Flushed(ctx context.Context) (pglogrepl.LSN, error) {
+	system, err := pglogrepl.IdentifySystem(ctx, c.pg)
+	if err != nil {
+		return 0, fmt.Errorf("identify system: %w", err)
+	}
+	// A slot just made starts after what was flushed before it.
+	return max(c.system.XLogPos, system.XLogPos), nil
 }
 
 // Prepare checks table, publication and slot, makes what is missing if the
@@ -186,13 +227,13 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 	if err != nil {
 		return offsets.Server{}, err
 	}
-	// The publication comes before the slot: decoding uses the catalog as it
-	// was, and a change older than the publication could not be decoded.
-	if err := c.preparePublication(ctx, partitioned); err != nil {
-		return offsets.Server{}, err
-	}
 	slot, err := c.slot(ctx)
 	if err != nil {
+		return offsets.Server{}, err
+	}
+	// The publication is made before the slot: decoding uses the catalog as it
+	// was, and a change older than the publication could not be decoded.
+	if err := c.preparePublication(ctx, partitioned, slot); err != nil {
 		return offsets.Server{}, err
 	}
 	if slot == nil && first {
@@ -263,16 +304,15 @@ func (c *Conn) EndStale(ctx context.Context, earlier Backend) error {
 	return nil
 }
 
-// Start begins to stream after start, into memory. The connection belongs to the
-// stream from then on, also after an error.
+// Start begins to stream after start, into memory. The replication connection
+// belongs to the stream from then on, the other is closed, also after an error.
 func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (*Stream, error) {
+	defer c.Close() // of what the stream does not take over
 	if err := c.pg.SyncConn(ctx); err != nil {
-		c.Close()
 		return nil, fmt.Errorf("start replication: %w", err)
 	}
 	hijacked, err := c.pg.Hijack()
 	if err != nil {
-		c.Close()
 		return nil, fmt.Errorf("start replication: %w", err)
 	}
 	statusEvery := statusAtLeast
@@ -327,17 +367,19 @@ func (s *Stream) start(slot, publication string, at pglogrepl.LSN) error {
 	}
 }
 
-// Close ends a connection that is not streaming.
+// Close ends connections that are not streaming.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = c.pg.Close(ctx)
+	if c.sql != nil {
+		_ = c.sql.Close(ctx)
+	}
 }
 
-// rows runs a query by the simple protocol, the only one a walsender knows. SQL
-// NULLs come back as "".
+// rows runs a query by the simple protocol. SQL NULLs come back as "".
 func (c *Conn) rows(ctx context.Context, sql string) ([][]string, error) {
-	return query(ctx, c.pg, sql)
+	return query(ctx, c.sql, sql)
 }
 
 // row runs a query that returns exactly one row.

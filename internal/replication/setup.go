@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,7 +65,7 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 
 // preparePublication makes the publication when it is missing, and otherwise
 // checks that it lets every insert into the outbox through.
-func (c *Conn) preparePublication(ctx context.Context, partitioned bool) error {
+func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *offsets.Slot) error {
 	name := quoteIdent(c.o.Publication)
 	rows, err := c.rows(ctx, `SELECT pubinsert, pubviaroot, puballtables FROM pg_publication WHERE pubname = `+quote(c.o.Publication))
 	if err != nil {
@@ -75,11 +76,14 @@ func (c *Conn) preparePublication(ctx context.Context, partitioned bool) error {
 			return setupError("create it (`outboxd init` prints the SQL) or set postgres.create: true",
 				"publication %s does not exist", name)
 		}
+		if slot != nil {
+			return publicationMissed(c.o, errors.New("it does not exist"))
+		}
 		_, err := c.rows(ctx, CreatePublicationSQL(c.o.Publication, c.o.Schema, c.o.Table))
 		switch sqlState(err) {
 		case "":
 		case duplicateObject:
-			return c.preparePublication(ctx, partitioned)
+			return c.preparePublication(ctx, partitioned, slot)
 		case insufficientPrivilege:
 			return &Error{fmt.Errorf("create publication %s: %w", name, err),
 				"let the table's owner run the SQL that `outboxd init` prints, or grant the role CREATE on the database and ownership of the table"}
