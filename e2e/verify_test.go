@@ -85,14 +85,20 @@ func (s *scenario) endsBy(admin *kadm.Client) kadm.ListedOffsets {
 	if len(names) == 0 {
 		return nil
 	}
-	ends, err := admin.ListEndOffsets(ctx, names...)
-	if err == nil {
-		err = ends.Error()
+	// A broker that has just come back elects leaders for a while.
+	for {
+		ends, err := admin.ListEndOffsets(ctx, names...)
+		if err == nil {
+			err = ends.Error()
+		}
+		if err == nil {
+			return ends
+		}
+		if ctx.Err() != nil {
+			s.t.Fatalf("list end offsets: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	if err != nil {
-		s.t.Fatalf("list end offsets: %v", err)
-	}
-	return ends
 }
 
 func (s *scenario) topicsBy(ctx context.Context, admin *kadm.Client) []string {
