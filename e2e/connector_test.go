@@ -83,15 +83,18 @@ func (c *connector) tail(n int) string {
 	return strings.Join(c.lines[max(0, len(c.lines)-n):], "\n")
 }
 
-func (c *connector) logged(text string) bool {
+func (c *connector) logged(text string) bool { return c.count(text) > 0 }
+
+// count says how many lines have the text.
+func (c *connector) count(text string) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, line := range c.lines {
 		if strings.Contains(line, text) {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // lastLine is the last line on stderr, which says what is wrong.

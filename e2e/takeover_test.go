@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,6 +80,36 @@ func TestTakenOverWhileCutOff(t *testing.T) {
 	s.waitConfirmed(15 * time.Second)
 	first.stop()
 	if r := s.verify(); r.committed != 40 || r.repeated != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A process that is stopped for a while keeps the slot, since its connection is
+// open: the second waits, and whoever is first in the end, nothing is lost.
+func TestStandbyWaitsForStoppedProcess(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.extra = "delivery: {confirm_interval: 100ms}"
+	first := s.startStreaming()
+	l := s.startLoad(2, 10, 5*time.Millisecond, 41)
+	second := s.start()
+	second.waitLog("slot is in use", 30*time.Second)
+	first.signal(syscall.SIGSTOP)
+	before := l.committed.Load()
+	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+500 })
+	attempts := second.count("slot is in use")
+	waitFor(t, 30*time.Second, func() (string, bool) { return "it does not try again", second.count("slot is in use") > attempts })
+	if second.logged(`"message":"streaming"`) || !second.running() {
+		t.Fatalf("the second did not wait:\n%s", second.tail(20))
+	}
+	first.signal(syscall.SIGCONT)
+	s.waitConfirmed(30 * time.Second)
+	first.stop()
+	s.checkpoint()
+	second.waitLog(`"message":"streaming"`, 15*time.Second)
+	l.stop()
+	s.waitConfirmed(30 * time.Second)
+	second.stop()
+	if r := s.verify(); r.repeated != 0 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -31,6 +31,16 @@ func (r record) String() string {
 	return fmt.Sprintf("id %s key %s position %s at %s/%d@%d", r.id, r.key, r.position, r.topic, r.partition, r.offset)
 }
 
+// header returns a header's value, "" when there is none.
+func (r record) header(key string) string {
+	for _, h := range r.headers {
+		if h.Key == key {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
 // commitLSN is the first half of the position.
 func (r record) commitLSN(t *testing.T) pglogrepl.LSN {
 	t.Helper()

@@ -7,10 +7,12 @@ import (
 	"outboxd/internal/testbed"
 )
 
+var testedVersions = []string{"13", "14", "15", "16", "17", "18"}
+
 // The main job on each supported version of PostgreSQL: slot and publication
 // made by the connector, load, a crash of either side, a clean stop.
 func TestPostgresVersions(t *testing.T) {
-	for i, version := range []string{"13", "14", "15", "16", "17", "18"} {
+	for i, version := range testedVersions {
 		t.Run(version, func(t *testing.T) {
 			postgres := ownPostgres(t, testbed.PostgresOptions{Version: version})
 			s := newScenario(t, postgres, nil)

@@ -47,9 +47,12 @@ func publicationMissed(o Options, err error) error {
 	}
 }
 
+// errPublicationMissed is what a server warns of.
+var errPublicationMissed = errors.New("a publication is missing")
+
 // Explain adds what to do to an error of a stream that trying again cannot mend.
 func Explain(err error, o Options) error {
-	if sqlState(err) == undefinedObject {
+	if sqlState(err) == undefinedObject || errors.Is(err, errPublicationMissed) {
 		return publicationMissed(o, err)
 	}
 	return err
@@ -68,7 +71,10 @@ func sqlState(err error) string {
 const (
 	duplicateObject       = "42710"
 	insufficientPrivilege = "42501"
-	objectInUse           = "55006"
-	undefinedFunction     = "42883"
-	undefinedObject       = "42704"
+
+	objectNotInPrerequisiteState = "55000"
+
+	objectInUse       = "55006"
+	undefinedFunction = "42883"
+	undefinedObject   = "42704"
 )

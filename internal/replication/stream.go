@@ -112,8 +112,12 @@ func (s *Stream) Next() (Frame, error) {
 			return Frame{}, fmt.Errorf("read replication stream: unknown copy message of %d bytes", len(data))
 		case 'E':
 			return Frame{}, fmt.Errorf("read replication stream: %w", serverError(body[5:]))
-		case 'N', 'S':
-			// Notices and changed parameters do not concern the stream.
+		case 'N':
+			if err := missedPublication(body[5:]); err != nil {
+				return Frame{}, fmt.Errorf("read replication stream: %w", err)
+			}
+		case 'S':
+			// A changed parameter does not concern the stream.
 		case 'c', 'C', 'Z':
 			return Frame{}, errors.New("read replication stream: the server ended it")
 		default:
@@ -358,6 +362,21 @@ func (s *Stream) Close() {
 		s.block.drop(0)
 		s.block = nil
 	}
+}
+
+// missedPublication looks for the notice of a publication that did not exist when
+// events were written. Before PostgreSQL 18 that was an error; since then the
+// server warns, and passes the events over.
+func missedPublication(body []byte) error {
+	var m pgproto3.NoticeResponse
+	if err := m.Decode(body); err != nil {
+		return err
+	}
+	// "skipped loading publication \"%s\"", pgoutput's LoadPublications.
+	if m.Code != objectNotInPrerequisiteState {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; %s", errPublicationMissed, m.Message, m.Detail)
 }
 
 // serverError decodes an ErrorResponse.
