@@ -55,6 +55,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stde
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	adaptProcessors(ctx)
 	st := status.New(max(30*time.Second, 10*cfg.Delivery.ConfirmInterval))
 	o, err := pipelineOptions(cfg, st, log)
 	if err != nil {

@@ -33,10 +33,13 @@ type runner interface {
 // contestants returns outboxd first.
 func (b *bench) contestants() []contestant {
 	all := []contestant{
-		{"outboxd", runOutboxd, startOutboxd},
+		b.outboxd("outboxd", b.binary),
 		{"bare reader, socket left full", runBare("-deliver"), nil},
 		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
 		{"bare eager reader, no Kafka", runBare("-eager"), nil},
+	}
+	if b.against != "" {
+		all = slices.Insert(all, 1, b.outboxd("outboxd, "+filepath.Base(b.against), b.against))
 	}
 	if b.debezium {
 		all = append(all, debeziumContestants()...)
@@ -45,23 +48,28 @@ func (b *bench) contestants() []contestant {
 	return slices.DeleteFunc(all, func(c contestant) bool { return slices.Contains(skip, c.name) })
 }
 
-func runOutboxd(ctx context.Context, b *bench, t target) (result, error) {
-	cmd, err := b.outboxdCommand(t)
-	if err != nil {
-		return result{}, err
+// outboxd is a contestant from a binary of this program.
+func (*bench) outboxd(name, binary string) contestant {
+	return contestant{
+		name: name,
+		run: func(ctx context.Context, b *bench, t target) (result, error) {
+			cmd, err := b.outboxdCommand(binary, t)
+			if err != nil {
+				return result{}, err
+			}
+			return b.measure(ctx, t, cmd)
+		},
+		start: func(_ context.Context, b *bench, t target) (runner, error) {
+			cmd, err := b.outboxdCommand(binary, t)
+			if err != nil {
+				return nil, err
+			}
+			return startProcess(cmd)
+		},
 	}
-	return b.measure(ctx, t, cmd)
 }
 
-func startOutboxd(_ context.Context, b *bench, t target) (runner, error) {
-	cmd, err := b.outboxdCommand(t)
-	if err != nil {
-		return nil, err
-	}
-	return startProcess(cmd)
-}
-
-func (b *bench) outboxdCommand(t target) (*exec.Cmd, error) {
+func (b *bench) outboxdCommand(binary string, t target) (*exec.Cmd, error) {
 	file := filepath.Join(b.dir, t.slot+".yaml")
 	config := fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
 kafka: {brokers: ["%s"]}
@@ -69,7 +77,7 @@ route: {topic: "%s{type}"}
 http: {listen: ""}
 %s
 `, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), t.extra)
-	return exec.Command(b.binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
+	return exec.Command(binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
 }
 
 func runBare(flags ...string) func(context.Context, *bench, target) (result, error) {

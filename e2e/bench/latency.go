@@ -31,6 +31,10 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 		fmt.Printf("\n## %s\n\n", s.title)
 		contestants := slices.DeleteFunc(b.contestants(), func(c contestant) bool { return c.start == nil })
 		results := make([][]spread, len(contestants))
+		// The servers' own first minute is not the contestants'.
+		if _, err := b.latencyRun(ctx, contestants[0], rate); err != nil {
+			return fmt.Errorf("warm-up: %w", err)
+		}
 		for r := range b.runs {
 			for i, c := range contestants {
 				res, err := b.latencyRun(ctx, c, rate)

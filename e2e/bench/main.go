@@ -32,6 +32,7 @@ func main() {
 	only := flag.String("only", "", "comma-separated scenarios: "+strings.Join(scenarioNames(), ", "))
 	flag.StringVar(&b.version, "postgres", "15", "PostgreSQL major version")
 	flag.StringVar(&b.binary, "outboxd", "", "binary to measure; built here if empty")
+	flag.StringVar(&b.against, "against", "", "another binary of outboxd to measure beside it")
 	flag.StringVar(&b.out, "out", "", "folder for the table and the plot")
 	flag.StringVar(&b.skip, "skip", "", "comma-separated contestants to leave out")
 	flag.Parse()
@@ -54,6 +55,7 @@ type bench struct {
 	runs, events      int
 	version           string
 	binary, out, skip string
+	against           string
 
 	dir      string
 	postgres *testbed.Postgres
