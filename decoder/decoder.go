@@ -10,11 +10,21 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// Table says which table is the outbox and which column is which field.
+// Table says which table is the outbox and what is read of it.
 type Table struct {
-	Schema  string
-	Name    string
-	Columns [NumFields]string // "" is a field that is not read
+	Schema string
+	Name   string
+	// Columns are the columns by field: first the NumFields named ones, then as
+	// many more as are wanted.
+	Columns []Column
+	// Domains are the base types of domains, by OID: a stream names the domain.
+	Domains map[uint32]uint32
+}
+
+// Column is a column of the outbox table.
+type Column struct {
+	Name string // "" is a field that is not read
+	Key  string // the key of the configuration that names it, for messages
 }
 
 // Kind is what a frame was.
@@ -54,7 +64,11 @@ type Decoder struct {
 
 // New returns a decoder for the events of one table.
 func New(table Table) *Decoder {
-	return &Decoder{table: table, relations: make(map[uint32]*relation)}
+	return &Decoder{
+		table:     table,
+		event:     Event{Values: make([][]byte, max(NumFields, len(table.Columns)))},
+		relations: make(map[uint32]*relation),
+	}
 }
 
 // Event returns the event of the last Insert. It is overwritten by the next.
@@ -146,8 +160,8 @@ func (d *Decoder) insert(b []byte) (Kind, error) {
 	d.number++
 	ev := &d.event
 	ev.Position = Position{d.commitLSN, d.number}
-	ev.Values = [NumFields][]byte{}
-	ev.PayloadType = rel.payloadType
+	clear(ev.Values)
+	ev.Types = rel.types
 	if err := rel.tuple(b[5:], ev); err != nil {
 		return Insert, err
 	}
@@ -194,7 +208,13 @@ func (r *relation) tuple(b []byte, ev *Event) error {
 	for _, c := range r.copies {
 		ev.Values[c.to] = ev.Values[c.from]
 	}
-	if p := ev.Values[Payload]; p != nil && r.payloadType == byteaOID {
+	if t := ev.Values[Timestamp]; t != nil {
+		var err error
+		if ev.Time, err = parseTime(t, r.types[Timestamp]); err != nil {
+			return err
+		}
+	}
+	if p := ev.Values[Payload]; p != nil && r.types[Payload] == ByteaOID {
 		if r.payloadShared {
 			p = bytes.Clone(p) // the other field keeps the text
 		}

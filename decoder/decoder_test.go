@@ -22,9 +22,8 @@ type column struct {
 }
 
 const (
-	uuidOID  = 2950
-	textOID  = 25
-	jsonbOID = 3802
+	uuidOID = 2950
+	textOID = 25
 )
 
 var be = binary.BigEndian
@@ -73,13 +72,22 @@ func insertMessage(id uint32, values ...any) []byte {
 	return b
 }
 
+// named are the columns of some fields.
+func named(names map[Field]string) []Column {
+	columns := make([]Column, NumFields)
+	for f, name := range names {
+		columns[f] = Column{Name: name, Key: "outbox.columns." + f.String()}
+	}
+	return columns
+}
+
 const outboxID, otherID = 16390, 16400
 
 var (
-	outbox = Table{Schema: "public", Name: "outbox", Columns: [NumFields]string{
+	outbox = Table{Schema: "public", Name: "outbox", Columns: named(map[Field]string{
 		ID: "id", Type: "type", AggregateID: "aggregateid", Payload: "payload",
-	}}
-	outboxColumns = []column{{"id", uuidOID}, {"aggregateid", textOID}, {"type", textOID}, {"note", textOID}, {"payload", jsonbOID}}
+	})}
+	outboxColumns = []column{{"id", uuidOID}, {"aggregateid", textOID}, {"type", textOID}, {"note", textOID}, {"payload", JSONBOID}}
 	committedAt   = time.Date(2026, 7, 31, 12, 30, 0, 123456000, time.UTC)
 )
 
@@ -147,8 +155,8 @@ func TestDecode(t *testing.T) {
 	if !ev.CommittedAt.Equal(committedAt) || ev.CommittedAt.Location() != time.UTC {
 		t.Errorf("committed at %s, want %s", ev.CommittedAt, committedAt)
 	}
-	if ev.PayloadType != jsonbOID {
-		t.Errorf("payload type %d, want %d", ev.PayloadType, jsonbOID)
+	if ev.Types[Payload] != JSONBOID {
+		t.Errorf("payload type %d, want %d", ev.Types[Payload], JSONBOID)
 	}
 	d.want(Commit, commitMessage(0x500, 0x530))
 	if d.CommitEnd() != 0x530 {
@@ -226,8 +234,8 @@ func TestTableChangesWhileStreaming(t *testing.T) {
 	d.want(Skipped, relationMessage(outboxID, "public", "outbox", column{"payload", textOID}, column{"type", textOID}, column{"aggregateid", textOID}, column{"id", uuidOID}))
 	d.want(Insert, insertMessage(outboxID, "{}", "T", "k", "id"))
 	d.wantValues(row)
-	if d.Event().PayloadType != textOID {
-		t.Errorf("payload type %d, want %d", d.Event().PayloadType, textOID)
+	if d.Event().Types[Payload] != textOID {
+		t.Errorf("payload type %d, want %d", d.Event().Types[Payload], textOID)
 	}
 
 	t.Log("mapped columns are dropped")
@@ -249,7 +257,8 @@ func TestTableChangesWhileStreaming(t *testing.T) {
 
 func TestOneColumnForSeveralFields(t *testing.T) {
 	table := outbox
-	table.Columns[CorrelationID], table.Columns[CausationID] = "id", "id"
+	table.Columns = slices.Clone(table.Columns)
+	table.Columns[CorrelationID].Name, table.Columns[CausationID].Name = "id", "id"
 	d := decodeTable(t, table)
 	d.want(Begin, beginMessage(0x500, committedAt))
 	d.want(Skipped, relationMessage(outboxID, "public", "outbox", outboxColumns...))
@@ -261,7 +270,7 @@ func TestOneColumnForSeveralFields(t *testing.T) {
 
 func TestBytea(t *testing.T) {
 	columns := slices.Clone(outboxColumns)
-	columns[4].oid = byteaOID
+	columns[4].oid = ByteaOID
 	all := make([]byte, 256)
 	for i := range all {
 		all[i] = byte(i)
@@ -289,12 +298,78 @@ func TestBytea(t *testing.T) {
 // same column must not feel.
 func TestByteaForSeveralFields(t *testing.T) {
 	table := outbox
-	table.Columns[ID] = "payload"
+	table.Columns = slices.Concat(table.Columns, []Column{{Name: "payload", Key: "outbox.headers.raw"}})
+	table.Columns[ID].Name = "payload"
 	d := decodeTable(t, table)
 	d.want(Begin, beginMessage(0x500, committedAt))
-	d.want(Skipped, relationMessage(outboxID, "public", "outbox", column{"payload", byteaOID}, column{"type", textOID}, column{"aggregateid", textOID}))
+	d.want(Skipped, relationMessage(outboxID, "public", "outbox", column{"payload", ByteaOID}, column{"type", textOID}, column{"aggregateid", textOID}))
 	d.want(Insert, insertMessage(outboxID, `\x616263`, "T", "k"))
-	d.wantValues(map[Field]string{ID: `\x616263`, Type: "T", AggregateID: "k", Payload: "abc"})
+	d.wantValues(map[Field]string{ID: `\x616263`, Type: "T", AggregateID: "k", Payload: "abc", Field(NumFields): `\x616263`})
+}
+
+func TestFurtherColumns(t *testing.T) {
+	table := outbox
+	table.Columns = slices.Concat(table.Columns, []Column{{Name: "note", Key: "route.key"}, {Name: "id", Key: "outbox.headers.i"}})
+	table.Domains = map[uint32]uint32{99999: BoolOID}
+	columns := slices.Clone(outboxColumns)
+	columns[3].oid = 99999
+	const note, id = Field(NumFields), Field(NumFields + 1)
+	d := decodeTable(t, table)
+	d.want(Begin, beginMessage(0x500, committedAt))
+	d.want(Skipped, relationMessage(outboxID, "public", "outbox", columns...))
+	d.want(Insert, insertMessage(outboxID, "id-1", "order-1", "T", "t", "{}"))
+	d.wantValues(map[Field]string{ID: "id-1", AggregateID: "order-1", Type: "T", Payload: "{}", note: "t", id: "id-1"})
+	if types := d.Event().Types; types[note] != BoolOID || types[id] != uuidOID || types[ID] != uuidOID || types[Version] != 0 {
+		t.Errorf("types %d", types)
+	}
+	d.want(Insert, insertMessage(outboxID, nil, "order-1", "T", nil, "{}"))
+	d.wantValues(map[Field]string{AggregateID: "order-1", Type: "T", Payload: "{}"})
+	d.want(Skipped, relationMessage(outboxID, "public", "outbox", outboxColumns[1:]...))
+	d.wantError(ErrRow, insertMessage(outboxID, "order-1", "T", "t", "{}"), "outbox.headers.i")
+}
+
+func TestBusinessTime(t *testing.T) {
+	table := outbox
+	table.Columns = slices.Clone(table.Columns)
+	table.Columns[Timestamp].Name = "at"
+	for _, test := range []struct {
+		oid  uint32
+		text string
+		want string // "" is an error
+	}{
+		{TimestampTZOID, "2024-05-06 07:08:09.123456+00", "2024-05-06T07:08:09.123456Z"},
+		{TimestampTZOID, "2024-05-06 07:08:09+05:30", "2024-05-06T01:38:09Z"},
+		{TimestampTZOID, "1999-12-31 23:59:59.5-00:00:10", "2000-01-01T00:00:09.5Z"},
+		{TimestampOID, "2024-05-06 07:08:09.1", "2024-05-06T07:08:09.1Z"},
+		{TimestampOID, "0001-01-01 00:00:00", "0001-01-01T00:00:00Z"},
+		{TimestampOID, "9999-12-31 23:59:59.999999", "9999-12-31T23:59:59.999999Z"},
+		{Int8OID, "1714979289123", "2024-05-06T07:08:09.123Z"},
+		{Int8OID, "-1", "1969-12-31T23:59:59.999Z"},
+		{TimestampTZOID, "infinity", ""},
+		{TimestampTZOID, "-infinity", ""},
+		{TimestampOID, "0044-03-15 12:00:00 BC", ""},
+		{TimestampTZOID, "10000-01-01 00:00:00+00", ""},
+		{TimestampTZOID, "9999-12-31 23:59:59-01", ""},
+		{TimestampTZOID, "2024-05-06 07:08:0x+00", ""},
+		{TimestampTZOID, "2024-05-06 07:08:09+0", ""},
+		{TimestampTZOID, "2024-05-06 07:08:09+00:00:00:00", ""},
+		{Int8OID, "9223372036854775807", ""},
+		{Int8OID, "x", ""},
+		{textOID, "2024-05-06 07:08:09", ""},
+	} {
+		d := decodeTable(t, table)
+		d.want(Begin, beginMessage(0x500, committedAt))
+		d.want(Skipped, relationMessage(outboxID, "public", "outbox", column{"id", uuidOID}, column{"at", test.oid}, column{"type", textOID}, column{"aggregateid", textOID}, column{"payload", textOID}))
+		row := insertMessage(outboxID, "id-1", test.text, "T", "k", "{}")
+		if test.want == "" {
+			d.wantError(ErrRow, row, "outbox.columns.timestamp")
+			continue
+		}
+		d.want(Insert, row)
+		if got := d.Event().Time.Format(time.RFC3339Nano); got != test.want {
+			t.Errorf("%s: %s, want %s", test.text, got, test.want)
+		}
+	}
 }
 
 func TestProtocolErrors(t *testing.T) {
@@ -348,7 +423,7 @@ func TestRefusedCommitChangesNothing(t *testing.T) {
 // A message that ends too early, at whatever byte, or too late, is an error.
 func TestTruncatedMessages(t *testing.T) {
 	columns := slices.Clone(outboxColumns)
-	columns[4].oid = byteaOID
+	columns[4].oid = ByteaOID
 	messages := map[string][]byte{
 		"Begin":                     beginMessage(0x600, committedAt),
 		"Commit":                    commitMessage(0x500, 0x530),
@@ -519,8 +594,8 @@ var insertPayloads = []struct {
 	oid     uint32
 	payload string
 }{
-	{"json", jsonbOID, `{"data": "` + strings.Repeat("x", 290) + `"}`},
-	{"bytea", byteaOID, `\x` + strings.Repeat("5a", 300)},
+	{"json", JSONBOID, `{"data": "` + strings.Repeat("x", 290) + `"}`},
+	{"bytea", ByteaOID, `\x` + strings.Repeat("5a", 300)},
 }
 
 func TestInsertDoesNotAllocate(t *testing.T) {

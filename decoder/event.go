@@ -13,8 +13,12 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// Field is a part of an event that is mapped to a column of the outbox table.
+// Field is a column of the outbox table that is read: one of those below, or from
+// NumFields on one of the further columns of a Table.
 type Field int
+
+// NoField stands for a field that is not read.
+const NoField Field = -1
 
 // The fields in the order in which headers name them.
 const (
@@ -27,17 +31,23 @@ const (
 	CorrelationID
 	CausationID
 	TraceParent
+	Timestamp
 	Payload
 	NumFields int = iota
 )
 
 var fieldNames = [NumFields]string{
 	"id", "type", "aggregate_type", "aggregate_id", "version", "schema_version",
-	"correlation_id", "causation_id", "traceparent", "payload",
+	"correlation_id", "causation_id", "traceparent", "timestamp", "payload",
 }
 
 // String returns the field's name in the configuration.
-func (f Field) String() string { return fieldNames[f] }
+func (f Field) String() string {
+	if f < 0 || int(f) >= NumFields {
+		return "column"
+	}
+	return fieldNames[f]
+}
 
 // Position identifies an event for ever: decoding the same WAL again gives the
 // same positions. Comparing positions gives commit order; the LSN of a row does
@@ -85,10 +95,26 @@ type Event struct {
 	Position Position
 	// CommittedAt is the time of the transaction's commit.
 	CommittedAt time.Time
-	// Values holds the text of each mapped column, as PostgreSQL prints it; nil
+	// Values holds the text of each field's column, as PostgreSQL prints it; nil
 	// is NULL or not mapped, an empty text is not nil. The payload of a bytea
 	// column is the bytes themselves.
-	Values [NumFields][]byte
-	// PayloadType is the OID of the payload column's type.
-	PayloadType uint32
+	Values [][]byte
+	// Types holds the OID of each field's type, of the base type for a domain. It
+	// is shared by all events of a table, and 0 where Values is nil for ever.
+	Types []uint32
+	// Time is the business time, when Values[Timestamp] is not nil.
+	Time time.Time
 }
+
+// Type OIDs from PostgreSQL's pg_type.dat.
+const (
+	BoolOID        = 16
+	ByteaOID       = 17
+	Int8OID        = 20
+	Int2OID        = 21
+	Int4OID        = 23
+	JSONOID        = 114
+	TimestampOID   = 1114
+	TimestampTZOID = 1184
+	JSONBOID       = 3802
+)

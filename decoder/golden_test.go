@@ -34,13 +34,13 @@ var goldenVersions = []string{"14", "15", "16", "17", "18"}
 // The scenario's tables: an ordinary outbox with every field, and a partitioned
 // one.
 var (
-	goldenOutbox = Table{Schema: "public", Name: "outbox", Columns: [NumFields]string{
+	goldenOutbox = Table{Schema: "public", Name: "outbox", Columns: named(map[Field]string{
 		ID: "id", Type: "type", AggregateType: "aggregatetype", AggregateID: "aggregateid", Version: "version",
 		SchemaVersion: "schema_version", CorrelationID: "correlation", CausationID: "correlation", TraceParent: "traceparent", Payload: "payload",
-	}}
-	goldenParted = Table{Schema: "Shop", Name: "out box", Columns: [NumFields]string{
+	})}
+	goldenParted = Table{Schema: "Shop", Name: "out box", Columns: named(map[Field]string{
 		ID: "id", Type: "type", AggregateType: "aggregatetype", AggregateID: "aggregateid", Payload: "payload",
-	}}
+	})}
 )
 
 // goldenSchema runs before the slot is made.
@@ -214,7 +214,7 @@ func listing(t *testing.T, frames [][]byte) string {
 				if y := ev.CommittedAt.Year(); y < 2020 || y > 2100 {
 					t.Errorf("frame %d: committed at %s", i+1, ev.CommittedAt)
 				}
-				fmt.Fprintf(&out, "%d-%d payload type %d\n", transaction, ev.Position.Number, ev.PayloadType)
+				fmt.Fprintf(&out, "%d-%d payload type %d\n", transaction, ev.Position.Number, ev.Types[Payload])
 				if err != nil {
 					fmt.Fprintf(&out, "  error %v\n", err)
 				}

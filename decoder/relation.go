@@ -7,18 +7,15 @@ import (
 	"strings"
 )
 
-// Type OIDs from PostgreSQL's pg_type.dat.
-const byteaOID = 17
-
 // relation is what an insert needs to know about a table, worked out once when
 // the stream describes it.
 type relation struct {
 	outbox bool
 	// fields says for each column which field it is, -1 for none.
-	fields []int8
+	fields []int16
 	// copies are the further fields of columns that are mapped more than once.
-	copies      []fieldCopy
-	payloadType uint32
+	copies []fieldCopy
+	types  []uint32 // of each field, see Event.Types
 	// payloadShared says that the payload's column is another field as well.
 	payloadShared bool
 	// missing says which mapped columns the table does not have now. Such a
@@ -42,9 +39,10 @@ func (d *Decoder) relation(b []byte) error {
 	}
 	rel := &relation{outbox: table == d.table.Name && schema == d.table.Schema}
 	if rel.outbox {
-		rel.fields = make([]int8, 0, count)
+		rel.fields = make([]int16, 0, count)
+		rel.types = make([]uint32, len(d.event.Values))
 	}
-	var found [NumFields]bool
+	found := make([]bool, len(d.table.Columns))
 	for range count {
 		r.skip(1)
 		name := r.cstring()
@@ -56,22 +54,25 @@ func (d *Decoder) relation(b []byte) error {
 		if !rel.outbox {
 			continue
 		}
-		field := int8(-1)
+		if base, ok := d.table.Domains[typ]; ok {
+			typ = base
+		}
+		field, shared, payload := int16(-1), false, false
 		for f, column := range d.table.Columns {
-			if column == "" || column != name {
+			if column.Name == "" || column.Name != name {
 				continue
 			}
 			found[f] = true
-			if Field(f) == Payload {
-				rel.payloadType = typ
-			}
+			rel.types[f] = typ
+			payload = payload || Field(f) == Payload
 			if field < 0 {
-				field = int8(f)
+				field = int16(f)
 			} else {
 				rel.copies = append(rel.copies, fieldCopy{to: Field(f), from: Field(field)})
-				rel.payloadShared = rel.payloadShared || Field(f) == Payload // it is the last field, so never the first of two
+				shared = true
 			}
 		}
+		rel.payloadShared = rel.payloadShared || payload && shared
 		rel.fields = append(rel.fields, field)
 	}
 	if len(r.b) != 0 {
@@ -85,11 +86,11 @@ func (d *Decoder) relation(b []byte) error {
 	return nil
 }
 
-func (d *Decoder) missing(found [NumFields]bool) string {
+func (d *Decoder) missing(found []bool) string {
 	var names []string
 	for f, column := range d.table.Columns {
-		if column != "" && !found[f] {
-			names = append(names, fmt.Sprintf("%q (outbox.columns.%s)", column, Field(f)))
+		if column.Name != "" && !found[f] {
+			names = append(names, fmt.Sprintf("%q (%s)", column.Name, column.Key))
 		}
 	}
 	if len(names) == 0 {

@@ -1,10 +1,12 @@
 // Package router turns an outbox event into a message for Kafka: its topic, its
-// key and its headers. It is a pure function of the event and the rules.
+// key, its partition and its headers. It is a pure function of the event and the
+// rules.
 package router
 
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,88 +20,121 @@ var ErrUnroutable = errors.New("event cannot be routed")
 // Message is where an event goes and what describes it there. Its key and
 // header values may be views of the event's memory.
 type Message struct {
+	// Topic is empty for an event that a rule discards.
 	Topic string
 	// Key is nil for a record without a key. Kafka's clients choose the
 	// partition by murmur2 of a key that is not nil, even of an empty one.
-	Key     []byte
-	Headers []Header
+	Key []byte
+	// Partition is the partition that the event names, ByKey when none.
+	Partition int32
+	Headers   []Header
 
 	position [decoder.PositionLen]byte
+	time     [len(TimeFormat) + 5]byte // room for formatting
 }
 
-// MaxHeaders is the largest number of headers that Route writes.
-const MaxHeaders = decoder.NumFields
+// ByKey leaves the partition to the key.
+const ByKey = -1
+
+// MaxHeaders is the number of headers that Route writes unless the rules name
+// further columns.
+const MaxHeaders = decoder.NumFields + 5
+
+// TimeFormat is RFC 3339 in UTC, with microseconds.
+const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
 // Header is a Kafka record header, in the client's own form so that it is not
 // copied once more.
 type Header = kgo.RecordHeader
 
-// Rules say where events go. See route.* and value.headers in the configuration.
+// Rules say where events go and how they are described. See route.*, outbox.headers
+// and value.headers in the configuration.
 type Rules struct {
-	Topic   string        // a template: text, {type}, {aggregate_type}
-	Key     decoder.Field // the field that is the record's key
-	NoKey   bool          // records have no key; Key is ignored
-	Headers HeaderStyle
+	// Topic is a template: text, {type}, {aggregate_type}, {column:NAME}.
+	Topic string
+	// Overrides are tried before Topic; the first that matches wins.
+	Overrides []Override
+	// Columns are the fields of the columns that templates name.
+	Columns map[string]decoder.Field
+	// Key is the field that is the record's key, NoField for records without.
+	Key decoder.Field
+	// Partition is the field that names the partition, or NoField.
+	Partition decoder.Field
+
+	Style HeaderStyle
+	// Headers are further headers from columns, in this order.
+	Headers []ColumnHeader
+	// HeadersColumn is a column with a JSON object whose members become headers,
+	// or NoField.
+	HeadersColumn decoder.Field
+	// ContentType, if not empty, is the last header, content-type, of records with
+	// a value: it tells consumers its form.
+	ContentType string
+	// Source is the CloudEvents source, for that style.
+	Source string
 }
 
-// HeaderStyle is what value.headers says.
-type HeaderStyle int
+// Override sends the events that match both globs to another topic.
+type Override struct {
+	Type, AggregateType string // "" matches every event
+	Topic               string // a template; "" discards
+}
 
-const (
-	PlainHeaders HeaderStyle = iota // id, type, aggregate_type, aggregate_id, position, and the mapped ones
-	NoHeaders
-)
+// ColumnHeader is a header from a column.
+type ColumnHeader struct {
+	Key   string
+	Field decoder.Field
+}
 
 // Router applies the rules. It is used by one goroutine, since it remembers the
 // topic names it has made.
 type Router struct {
-	rules Rules
-	topic template
+	rules               Rules
+	topics              topics
+	source, contentType []byte
 }
 
 // New checks the rules.
 func New(rules Rules) (*Router, error) {
-	t, err := parseTemplate(rules.Topic)
+	t, err := newTopics(rules)
 	if err != nil {
-		return nil, fmt.Errorf("route.topic: %w", err)
+		return nil, err
 	}
-	return &Router{rules: rules, topic: t}, nil
+	r := &Router{rules: rules, topics: t, source: []byte(rules.Source)}
+	if rules.ContentType != "" {
+		r.contentType = []byte(rules.ContentType)
+	}
+	return r, nil
 }
 
 // Route fills the message for an event, reusing the message's header slice.
 func (r *Router) Route(ev *decoder.Event, m *Message) error {
-	topic, err := r.topic.expand(ev)
-	if err != nil {
+	var err error
+	m.Key, m.Partition, m.Headers = nil, ByKey, m.Headers[:0]
+	if m.Topic, err = r.topics.of(ev); err != nil || m.Topic == "" {
 		return err
 	}
-	m.Topic = topic
-	m.Key = nil
-	if !r.rules.NoKey {
-		if m.Key = ev.Values[r.rules.Key]; m.Key == nil {
-			return fmt.Errorf("%w: its key %s (route.key) is NULL", ErrUnroutable, r.rules.Key)
+	if f := r.rules.Key; f != decoder.NoField {
+		if m.Key = ev.Values[f]; m.Key == nil {
+			return fmt.Errorf("%w: its key %s (route.key) is NULL", ErrUnroutable, r.rules.name(f))
 		}
 	}
-	m.Headers = m.Headers[:0]
-	if r.rules.Headers == PlainHeaders {
-		m.plainHeaders(ev)
+	if f := r.rules.Partition; f != decoder.NoField && ev.Values[f] != nil {
+		n, err := strconv.ParseInt(string(ev.Values[f]), 10, 32)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%w: its partition (route.partition) is %q, not a partition's number", ErrUnroutable, clip(string(ev.Values[f])))
+		}
+		m.Partition = int32(n)
 	}
-	return nil
+	return r.describe(ev, m)
 }
 
-// plainHeaders writes the headers in the order that consumers are promised. A
-// NULL gives no header.
-func (m *Message) plainHeaders(ev *decoder.Event) {
-	for f := decoder.ID; f <= decoder.AggregateID; f++ {
-		m.header(ev, f)
+// name is how a field is called in messages.
+func (r *Rules) name(f decoder.Field) string {
+	for column, field := range r.Columns {
+		if field == f && int(f) >= decoder.NumFields {
+			return strconv.Quote(column)
+		}
 	}
-	m.Headers = append(m.Headers, Header{Key: "position", Value: ev.Position.AppendText(m.position[:0])})
-	for f := decoder.Version; f <= decoder.TraceParent; f++ {
-		m.header(ev, f)
-	}
-}
-
-func (m *Message) header(ev *decoder.Event, f decoder.Field) {
-	if v := ev.Values[f]; v != nil {
-		m.Headers = append(m.Headers, Header{Key: f.String(), Value: v})
-	}
+	return f.String()
 }

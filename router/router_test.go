@@ -6,13 +6,20 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"outboxd/decoder"
 )
 
 // event returns one with every field set.
 func event(change ...func(*decoder.Event)) *decoder.Event {
-	ev := &decoder.Event{Position: decoder.Position{CommitLSN: 0x1507C60, Number: 1}}
+	ev := &decoder.Event{
+		Position:    decoder.Position{CommitLSN: 0x1507C60, Number: 1},
+		CommittedAt: time.Date(2026, 7, 31, 12, 30, 0, 123456000, time.UTC),
+		Values:      make([][]byte, decoder.NumFields+2),
+		Types:       make([]uint32, decoder.NumFields+2),
+		Time:        time.Date(2026, 7, 31, 14, 0, 0, 5000, time.UTC),
+	}
 	for f := range ev.Values {
 		ev.Values[f] = []byte("value of " + decoder.Field(f).String())
 	}
@@ -23,6 +30,9 @@ func event(change ...func(*decoder.Event)) *decoder.Event {
 	}
 	return ev
 }
+
+// with two further columns.
+const tenant, note = decoder.Field(decoder.NumFields), decoder.Field(decoder.NumFields + 1)
 
 func without(fields ...decoder.Field) func(*decoder.Event) {
 	return func(ev *decoder.Event) {
@@ -45,7 +55,12 @@ func mustNew(t testing.TB, rules Rules) *Router {
 	return r
 }
 
-var plain = Rules{Topic: "outbox.event.{type}", Key: decoder.AggregateID}
+// base has no rule but these.
+func base(topic string, key decoder.Field) Rules {
+	return Rules{Topic: topic, Key: key, Partition: decoder.NoField, HeadersColumn: decoder.NoField}
+}
+
+var plain = base("outbox.event.{type}", decoder.AggregateID)
 
 func says(t *testing.T, err error, parts ...string) {
 	t.Helper()
@@ -88,7 +103,7 @@ func TestTopic(t *testing.T) {
 	}
 	for _, test := range tests {
 		var m Message
-		err := mustNew(t, Rules{Topic: test.template, Key: decoder.AggregateID}).Route(test.event, &m)
+		err := mustNew(t, base(test.template, decoder.AggregateID)).Route(test.event, &m)
 		if test.says == nil {
 			if err != nil || m.Topic != test.want {
 				t.Errorf("%s: topic %q, %v; want %q", test.template, m.Topic, err, test.want)
@@ -147,11 +162,11 @@ func TestKey(t *testing.T) {
 	}
 	says(t, err, "aggregate_id", "route.key", "NULL")
 
-	byID := mustNew(t, Rules{Topic: "orders", Key: decoder.ID})
+	byID := mustNew(t, base("orders", decoder.ID))
 	if err := byID.Route(event(without(decoder.AggregateID)), &m); err != nil || string(m.Key) != "value of id" {
 		t.Errorf("key by id: %q, %v", m.Key, err)
 	}
-	none := mustNew(t, Rules{Topic: "orders", NoKey: true})
+	none := mustNew(t, base("orders", decoder.NoField))
 	m.Key = []byte("left from before")
 	if err := none.Route(event(without(decoder.AggregateID, decoder.ID)), &m); err != nil || m.Key != nil {
 		t.Errorf("no key: %q, %v", m.Key, err)
@@ -176,14 +191,14 @@ func TestPlainHeaders(t *testing.T) {
 		{"all", event(), []string{
 			"id=value of id", "type=OrderPlaced", "aggregate_type=order", "aggregate_id=value of aggregate_id",
 			"position=0000000001507C60-00000001", "version=value of version", "schema_version=value of schema_version",
-			"correlation_id=value of correlation_id", "causation_id=value of causation_id", "traceparent=value of traceparent",
+			"correlation_id=value of correlation_id", "causation_id=value of causation_id", "traceparent=value of traceparent", "timestamp=2026-07-31T14:00:00.000005Z",
 		}},
-		{"a NULL gives none", event(without(decoder.ID, decoder.AggregateType, decoder.Version, decoder.CausationID, decoder.TraceParent)), []string{
+		{"a NULL gives none", event(without(decoder.ID, decoder.AggregateType, decoder.Version, decoder.CausationID, decoder.TraceParent, decoder.Timestamp)), []string{
 			"type=OrderPlaced", "aggregate_id=value of aggregate_id", "position=0000000001507C60-00000001",
 			"schema_version=value of schema_version", "correlation_id=value of correlation_id",
 		}},
 		{"an empty value gives one", event(with(decoder.ID, ""), without(decoder.AggregateType, decoder.Version, decoder.SchemaVersion,
-			decoder.CorrelationID, decoder.CausationID, decoder.TraceParent)), []string{
+			decoder.CorrelationID, decoder.CausationID, decoder.TraceParent, decoder.Timestamp)), []string{
 			"id=", "type=OrderPlaced", "aggregate_id=value of aggregate_id", "position=0000000001507C60-00000001",
 		}},
 	}
@@ -204,7 +219,7 @@ func TestPlainHeaders(t *testing.T) {
 func TestNoHeaders(t *testing.T) {
 	m := Message{Headers: []Header{{Key: "left from before"}}}
 	rules := plain
-	rules.Headers = NoHeaders
+	rules.Style = NoHeaders
 	if err := mustNew(t, rules).Route(event(), &m); err != nil || len(m.Headers) != 0 {
 		t.Errorf("headers %q, %v", headers(&m), err)
 	}
@@ -238,7 +253,7 @@ func TestTopicNamesAreRemembered(t *testing.T) {
 		if want := "outbox.event." + typ; m.Topic != want {
 			t.Fatalf("topic %s, want %s", m.Topic, want)
 		}
-		if n := len(r.topic.names); n > maxNames {
+		if n := len(r.topics.names); n > maxNames {
 			t.Fatalf("%d names are remembered, more than %d", n, maxNames)
 		}
 	}
@@ -251,7 +266,7 @@ func TestTopicNamesAreRemembered(t *testing.T) {
 }
 
 func TestRouteDoesNotAllocate(t *testing.T) {
-	r := mustNew(t, Rules{Topic: "{aggregate_type}.{type}", Key: decoder.AggregateID})
+	r := mustNew(t, base("{aggregate_type}.{type}", decoder.AggregateID))
 	events := []*decoder.Event{event(), event(with(decoder.Type, "OrderPaid")), event(without(decoder.Version))}
 	var m Message
 	route := func() {
@@ -277,4 +292,159 @@ func BenchmarkRoute(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+var columns = map[string]decoder.Field{"tenant": tenant, "note": note}
+
+func TestOverrides(t *testing.T) {
+	rules := plain
+	rules.Columns = columns
+	rules.Overrides = []Override{
+		{Type: "OrderPlaced", AggregateType: "order", Topic: "placed"},
+		{Type: "Order*", Topic: "orders.{column:tenant}"},
+		{AggregateType: "t?st", Topic: ""},
+		{Type: "*z", AggregateType: "*", Topic: "z"},
+	}
+	r := mustNew(t, rules)
+	for _, test := range []struct{ typ, aggregateType, want string }{
+		{"OrderPlaced", "order", "placed"},
+		{"OrderPlaced", "cart", "orders.acme"},
+		{"Order", "cart", "orders.acme"},
+		{"order", "cart", "outbox.event.order"}, // case matters
+		{"x", "test", ""},
+		{"x", "t\u00e9st", ""}, // ? is a character, not a byte
+		{"x", "tst", "outbox.event.x"},
+		{"fizz", "order", "z"},
+		{"z", "", "z"},
+		{"zx", "order", "outbox.event.zx"},
+	} {
+		var m Message
+		if err := r.Route(event(with(decoder.Type, test.typ), with(decoder.AggregateType, test.aggregateType), with(tenant, "acme")), &m); err != nil || m.Topic != test.want {
+			t.Errorf("%s of %s: topic %q, %v; want %q", test.typ, test.aggregateType, m.Topic, err, test.want)
+		}
+	}
+	// NULL matches only what matches everything. A discarded event needs no key.
+	var m Message
+	if err := r.Route(event(without(decoder.Type, decoder.AggregateID), with(decoder.AggregateType, "test")), &m); err != nil || m.Topic != "" {
+		t.Errorf("topic %q, %v", m.Topic, err)
+	}
+	err := r.Route(event(without(decoder.AggregateType, tenant)), &m)
+	says(t, err, "{column:tenant}", "NULL")
+	_, err = New(Rules{Topic: "a", Overrides: []Override{{Topic: "b"}, {Topic: "{x}"}}})
+	says(t, err, "route.rules[1].topic", "{x}")
+}
+
+func TestGlob(t *testing.T) {
+	for pattern, values := range map[string]map[string]bool{
+		"*":        {"": true, "a": true},
+		"?":        {"": false, "a": true, "ab": false, "\u00e9": true, "\xff": true},
+		"a*b*c":    {"abc": true, "aXbYc": true, "abcb": false, "abcbc": true, "ac": false},
+		"*.*":      {"a.b": true, ".": true, "ab": false},
+		"a*":       {"a": true, "ba": false},
+		"*a":       {"aaa": true, "ab": false},
+		"**":       {"": true, "x": true},
+		"Order":    {"Order": true, "Orders": false, "order": false},
+		"*\u00e9?": {"x\u00e9y": true, "x\u00e9": false},
+	} {
+		for value, want := range values {
+			if got := matches(pattern, []byte(value)); got != want {
+				t.Errorf("%q against %q: %t", pattern, value, got)
+			}
+		}
+	}
+}
+
+func TestColumnKeyAndPartition(t *testing.T) {
+	rules := base("orders", tenant)
+	rules.Columns, rules.Partition = columns, note
+	r := mustNew(t, rules)
+	var m Message
+	for value, want := range map[string]int32{"0": 0, "17": 17, "2147483647": 2147483647} {
+		if err := r.Route(event(with(note, value)), &m); err != nil || m.Partition != want {
+			t.Errorf("partition %d, %v; want %d", m.Partition, err, want)
+		}
+	}
+	if string(m.Key) != "value of column" {
+		t.Errorf("key %q", m.Key)
+	}
+	if err := r.Route(event(without(note)), &m); err != nil || m.Partition != ByKey {
+		t.Errorf("partition %d, %v; want none", m.Partition, err)
+	}
+	for _, value := range []string{"-1", "2147483648", "", "x"} {
+		err := r.Route(event(with(note, value)), &m)
+		if !errors.Is(err, ErrUnroutable) {
+			t.Errorf("partition %q: %v", value, err)
+		}
+		says(t, err, "route.partition", value)
+	}
+	says(t, r.Route(event(without(tenant)), &m), `"tenant" (route.key) is NULL`)
+}
+
+func TestColumnHeaders(t *testing.T) {
+	rules := base("orders", decoder.AggregateID)
+	rules.Style = DebeziumHeaders
+	rules.Headers = []ColumnHeader{{"z", tenant}, {"a", note}, {"z", decoder.Type}}
+	r := mustNew(t, rules)
+	typed := func(f decoder.Field, oid uint32) func(*decoder.Event) {
+		return func(ev *decoder.Event) { ev.Types[f] = oid }
+	}
+	var m Message
+	for _, test := range []struct {
+		event *decoder.Event
+		want  string
+	}{
+		{event(with(tenant, "t"), with(note, "f")), "id=value of id z=t a=f z=OrderPlaced"},
+		{event(with(tenant, "t"), typed(tenant, decoder.BoolOID), with(note, "f"), typed(note, decoder.BoolOID)), "id=value of id z=true a=false z=OrderPlaced"},
+		{event(without(tenant, decoder.ID), with(note, "")), "a= z=OrderPlaced"},
+	} {
+		if err := r.Route(test.event, &m); err != nil || strings.Join(headers(&m), " ") != test.want {
+			t.Errorf("got  %q, %v\nwant %q", headers(&m), err, test.want)
+		}
+	}
+}
+
+func TestHeadersColumn(t *testing.T) {
+	rules := base("orders", decoder.AggregateID)
+	rules.Style, rules.HeadersColumn = DebeziumHeaders, note
+	r := mustNew(t, rules)
+	var m Message
+	ev := event(with(note, `{"b": "x\u00e9\"\n", "a": 12345678901234567890.10, "n": null, "t": true, "o": {"k":  [1, 2]}, "": ""}`))
+	if err := r.Route(ev, &m); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"id=value of id", "b=x\u00e9\"\n", "a=12345678901234567890.10", "t=true", `o={"k":  [1, 2]}`, "="}
+	if got := headers(&m); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if err := r.Route(event(without(note)), &m); err != nil || len(m.Headers) != 1 {
+		t.Errorf("NULL: %q, %v", headers(&m), err)
+	}
+	for _, value := range []string{"[]", "1", `"text"`, "null"} {
+		says(t, r.Route(event(with(note, value)), &m), "outbox.headers_column")
+	}
+}
+
+func TestCloudEventsHeaders(t *testing.T) {
+	rules := base("orders", decoder.AggregateID)
+	rules.Style, rules.Source = CloudEventsHeaders, "/shop/public.outbox"
+	r := mustNew(t, rules)
+	var m Message
+	ev := event(without(decoder.CausationID))
+	ev.Types[decoder.Payload] = decoder.JSONBOID
+	if err := r.Route(ev, &m); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"ce_specversion=1.0", "ce_id=value of id", "ce_source=/shop/public.outbox", "ce_type=OrderPlaced", "ce_subject=value of aggregate_id",
+		"ce_time=2026-07-31T14:00:00.000005Z", "ce_partitionkey=value of aggregate_id", "ce_sequence=0000000001507C60-00000001",
+		"ce_correlationid=value of correlation_id", "ce_traceparent=value of traceparent", "content-type=application/json",
+	}
+	if got := headers(&m); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if err := r.Route(event(without(decoder.Timestamp)), &m); err != nil || !slices.Contains(headers(&m), "ce_time=2026-07-31T12:30:00.123456Z") {
+		t.Errorf("without a business time: %q, %v", headers(&m), err)
+	}
+	says(t, r.Route(event(without(decoder.ID)), &m), "id", "CloudEvent")
+	says(t, r.Route(event(with(decoder.Type, "x"), with(decoder.ID, "")), &m), "id", "CloudEvent")
 }

@@ -1,28 +1,21 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"outboxd/decoder"
 )
 
 // template is a topic name with places for fields.
-type template struct {
-	parts []part
-	// scratch is where a name is put together; names holds those made before,
-	// so that a known topic costs no allocation.
-	scratch []byte
-	names   map[string]string
-}
-
-// maxNames bounds the memory of topic names against a type column that never
-// repeats itself.
-const maxNames = 10_000
+type template []part
 
 type part struct {
 	text  string
-	field decoder.Field // -1: text
+	field decoder.Field // NoField: text
+	name  string        // the placeholder, for messages
 }
 
 var placeholders = map[string]decoder.Field{
@@ -30,87 +23,59 @@ var placeholders = map[string]decoder.Field{
 	"aggregate_type": decoder.AggregateType,
 }
 
-func parseTemplate(s string) (template, error) {
-	t := template{names: make(map[string]string)}
+func parseTemplate(s string, columns map[string]decoder.Field) (template, error) {
+	var t template
 	for rest := s; rest != ""; {
 		open := strings.IndexByte(rest, '{')
 		if open < 0 {
 			open = len(rest)
 		}
 		if text := rest[:open]; text != "" {
-			t.parts = append(t.parts, part{text: text, field: -1})
+			t = append(t, part{text: text, field: decoder.NoField})
 		}
 		if rest = rest[open:]; rest == "" {
 			break
 		}
 		end := strings.IndexByte(rest, '}')
 		if end < 0 {
-			return t, fmt.Errorf("%q: { without }", s)
+			return nil, fmt.Errorf("%q: { without }", s)
 		}
 		name := rest[1:end]
 		field, ok := placeholders[name]
-		if !ok {
-			return t, fmt.Errorf("%q: unknown placeholder {%s}", s, name)
+		if column, isColumn := strings.CutPrefix(name, "column:"); isColumn {
+			field, ok = columns[column]
 		}
-		t.parts = append(t.parts, part{field: field})
+		if !ok {
+			return nil, fmt.Errorf("%q: unknown placeholder {%s}", s, name)
+		}
+		t = append(t, part{field: field, name: name})
 		rest = rest[end+1:]
 	}
-	if len(t.parts) == 0 {
-		return t, fmt.Errorf("is empty")
+	if len(t) == 0 {
+		return nil, errors.New("is empty")
 	}
 	return t, nil
 }
 
-func (t *template) expand(ev *decoder.Event) (string, error) {
-	b := t.scratch[:0]
-	for _, p := range t.parts {
-		if p.field < 0 {
-			b = append(b, p.text...)
+// expand appends the name for an event.
+func (t template) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
+	for i := range t {
+		p := &t[i]
+		if p.field == decoder.NoField {
+			dst = append(dst, p.text...)
 			continue
 		}
 		v := ev.Values[p.field]
 		if v == nil {
-			return "", fmt.Errorf("%w: %s, which names its topic, is NULL", ErrUnroutable, p.field)
+			return dst, fmt.Errorf("%w: {%s}, which names its topic, is NULL", ErrUnroutable, p.name)
 		}
-		b = append(b, v...)
+		dst = append(dst, v...)
 	}
-	t.scratch = b
-	if name, ok := t.names[string(b)]; ok {
-		return name, nil
-	}
-	name := string(b)
-	if err := checkTopic(name); err != nil {
-		return "", err
-	}
-	if len(t.names) >= maxNames {
-		clear(t.names)
-	}
-	t.names[name] = name
-	return name, nil
+	return dst, nil
 }
 
-// maxTopicLen is Kafka's limit (org.apache.kafka.common.internals.Topic).
-const maxTopicLen = 249
-
-// checkTopic applies Kafka's rule for topic names, so that a bad one is found
-// here with its event and not as a failed produce request.
-func checkTopic(name string) error {
-	if name == "" || name == "." || name == ".." || len(name) > maxTopicLen {
-		return fmt.Errorf("%w: topic name %q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, clip(name), maxTopicLen)
-	}
-	for i := range len(name) {
-		c := name[i]
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-' {
-			continue
-		}
-		return fmt.Errorf("%w: topic name %q has a character other than a-z A-Z 0-9 . _ -", ErrUnroutable, clip(name))
-	}
-	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 300 {
-		return s[:300] + "…"
-	}
-	return s
+// runeLen is the length of the first character.
+func runeLen(b []byte) int {
+	_, n := utf8.DecodeRune(b)
+	return n
 }

@@ -14,7 +14,8 @@ import (
 type endless struct{ window chan struct{} }
 
 func (e endless) Acknowledge() { <-e.window }
-func (e endless) Release()     {}
+func (e endless) Charge(int)   {}
+func (e endless) Release(int)  {}
 
 // BenchmarkSend is the whole way of an event through the client, with at most a
 // few thousand in flight, to a broker that keeps nothing. Its allocations are the
@@ -22,7 +23,8 @@ func (e endless) Release()     {}
 func BenchmarkSend(b *testing.B) {
 	c := broker(b, 1, kfake.BlackholeProduce())
 	k := open(b, c)
-	ev := &decoder.Event{CommittedAt: committedAt}
+	ev := newEvent()
+	ev.CommittedAt = committedAt
 	ev.Values[decoder.Payload] = []byte(`{"data": "` + strings.Repeat("x", 290) + `"}`)
 	key, id := []byte("order-1"), []byte("8f3a7a0e-0000-4000-8000-000000000001")
 	e := endless{make(chan struct{}, 4096)}

@@ -73,18 +73,29 @@ type sender struct {
 }
 
 // witness is what one event's owner was told.
-type witness struct{ acknowledged, released atomic.Int32 }
+type witness struct {
+	acknowledged, released atomic.Int32
+	charged                atomic.Int64
+}
+
+// newEvent returns an event without any values.
+func newEvent() *decoder.Event {
+	return &decoder.Event{Values: make([][]byte, decoder.NumFields), Types: make([]uint32, decoder.NumFields)}
+}
 
 func (w *witness) Acknowledge() { w.acknowledged.Add(1) }
-func (w *witness) Release()     { w.released.Add(1) }
+func (w *witness) Charge(n int) { w.charged.Add(int64(n)) }
+func (w *witness) Release(n int) {
+	w.released.Add(1)
+	w.charged.Add(-int64(n))
+}
 
 // try hands over one event.
 func (s *sender) try(topic, key string, payload []byte, headers ...router.Header) error {
 	w := &witness{}
-	ev := &decoder.Event{
-		Position:    decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)},
-		CommittedAt: committedAt,
-	}
+	ev := newEvent()
+	ev.Position = decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)}
+	ev.CommittedAt = committedAt
 	ev.Values[decoder.Payload] = payload
 	d := s.k.Next()
 	d.Topic, d.Key = topic, []byte(key)

@@ -30,19 +30,41 @@ type Delivery struct {
 	position  decoder.Position
 	committed time.Time
 	record    kgo.Record
+	// value is the encoded value, unless it is the payload itself; charged is
+	// what Memory was told that it takes.
+	value   []byte
+	charged int
 }
 
 // Receipt is told of an acknowledgement, from the Kafka client's goroutine.
 type Receipt interface{ Acknowledge() }
 
-// Memory holds the bytes that a message's key, value and headers point into.
-type Memory interface{ Release() }
+// Memory holds the bytes that a message's key, value and headers point into, and
+// accounts for what is made of them until Release, which is told the sum of what
+// was charged.
+type Memory interface {
+	Charge(bytes int)
+	Release(charged int)
+}
+
+// keepValue is how much memory of an encoded value a spare delivery keeps.
+const keepValue = 4 << 10
+
+// charge accounts for the memory of the encoded value.
+func (d *Delivery) charge() {
+	if d.charged = cap(d.value); d.charged > 0 {
+		d.Memory.Charge(d.charged)
+	}
+}
 
 // recycle makes the delivery ready for its next use.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.Key = nil
+	d.Key, d.Partition = nil, router.ByKey
 	d.record = kgo.Record{}
+	if d.charged = 0; cap(d.value) > keepValue {
+		d.value = nil
+	}
 }
 
 // spares hands used deliveries from the client's goroutine back to the one that
@@ -67,7 +89,7 @@ func (s *spares) get(ctx context.Context) *Delivery {
 		fresh := make([]Delivery, slab)
 		headers := make([]router.Header, slab*router.MaxHeaders)
 		for i := range fresh {
-			fresh[i].Context = ctx
+			fresh[i].Context, fresh[i].Partition = ctx, router.ByKey
 			fresh[i].Headers = headers[i*router.MaxHeaders : i*router.MaxHeaders : (i+1)*router.MaxHeaders]
 			s.taken = append(s.taken, &fresh[i])
 		}

@@ -147,7 +147,7 @@ func TestRecord(t *testing.T) {
 
 func TestTimestampNow(t *testing.T) {
 	c := broker(t, 1)
-	s := &sender{t: t, k: open(t, c, func(o *Options) { o.Value.TimestampNow = true })}
+	s := &sender{t: t, k: open(t, c, func(o *Options) { o.Value.Timestamp = SendTime })}
 	before := time.Now().Truncate(time.Millisecond)
 	s.send(testTopic, "k", "{}")
 	s.delivered()

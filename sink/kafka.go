@@ -34,7 +34,9 @@ type Options struct {
 	TLS         *tls.Config    // nil: plaintext
 	SASL        sasl.Mechanism // nil: none
 	Value       Value
-	Log         zerolog.Logger
+	// CreateTopics makes topics that are missing.
+	CreateTopics CreateTopics
+	Log          zerolog.Logger
 	// OnAck, if set, is called for each acknowledged event from the client's
 	// goroutine, before its receipt is told.
 	OnAck func(topic string, committed, acked time.Time)
@@ -47,12 +49,15 @@ type Kafka struct {
 	client *kgo.Client
 	admin  *kadm.Client
 	value  Value
+	create CreateTopics
 	log    zerolog.Logger
 	onAck  func(topic string, committed, acked time.Time)
 	finish func(*kgo.Record, error) // k.finished, bound once
 
 	spares spares
 	limits map[string]limit // by topic
+	// partitions is how many partitions topics have, of those that were asked.
+	partitions map[string]int32
 	// askAfter is when the brokers may be asked for a limit again.
 	askAfter time.Time
 
@@ -77,10 +82,13 @@ type Kafka struct {
 func New(o Options) (*Kafka, error) {
 	k := &Kafka{
 		value:  o.Value,
+		create: o.CreateTopics,
 		log:    o.Log,
 		onAck:  o.OnAck,
 		limits: make(map[string]limit),
-		topics: make(map[string]limit),
+
+		partitions: make(map[string]int32),
+		topics:     make(map[string]limit),
 	}
 	k.finish = k.finished
 	codec, err := compression(o.Compression)
@@ -96,8 +104,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(o.Linger),
-		// Murmur2 of the key, as every Kafka client has it.
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), stopSending}),
 		// The bound is on memory and lies before the sink (the frames' memory);
 		// a second one here could only block the reader of the replication
 		// connection, which must keep answering keepalives.
@@ -105,13 +112,16 @@ func New(o Options) (*Kafka, error) {
 		// A topic just made, or a broker just restarted, is unknown for a
 		// while. Giving up would fail everything that is buffered.
 		kgo.UnknownTopicRetries(-1),
-		kgo.AllowAutoTopicCreation(),
 		// A broker that lost acknowledged records must not be written to as if
 		// nothing had happened.
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.RetryBackoffFn(retryBackoff),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
+	}
+	if !o.CreateTopics.Enabled {
+		// The broker's own setting decides, as for any producer.
+		opts = append(opts, kgo.AllowAutoTopicCreation())
 	}
 	if o.TLS != nil {
 		opts = append(opts, kgo.DialTLSConfig(o.TLS))
@@ -152,13 +162,20 @@ func retryBackoff(tries int) time.Duration {
 // Next returns an empty delivery to fill and Send.
 func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 
+// Return takes back a delivery that is not sent.
+func (k *Kafka) Return(d *Delivery) { k.spares.taken = append(k.spares.taken, d) }
+
 // Send encodes the event's value and hands the delivery to the client. It does
 // not wait for Kafka, but for the question how large a record a topic takes that
 // was not sent to before. After an error the delivery was not taken: neither
 // receipt nor memory is told. ErrUndeliverable concerns this event alone, another
 // error may pass.
 func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
-	value, err := k.value.raw(ev)
+	value, err := k.value.encode(ev, d)
+	if err != nil {
+		return err
+	}
+	timestamp, err := k.value.timestamp(ev)
 	if err != nil {
 		return err
 	}
@@ -168,12 +185,16 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 		Key:       d.Key,
 		Value:     value,
 		Headers:   d.Headers,
-		Timestamp: k.value.timestamp(ev),
+		Timestamp: timestamp,
 		Context:   d,
 	}
 	if err := k.admit(&d.record); err != nil {
 		return err
 	}
+	if err := k.checkPartition(d); err != nil {
+		return err
+	}
+	d.charge()
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
 	}
@@ -186,7 +207,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	d := r.Context.(*Delivery)
 	if err != nil {
 		k.fail(d, err)
-		d.Memory.Release()
+		d.Memory.Release(d.charged)
 		k.inFlight.Add(-1)
 		return
 	}
@@ -195,9 +216,9 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	if k.onAck != nil {
 		k.onAck(d.Topic, d.committed, now)
 	}
-	receipt, memory := d.Receipt, d.Memory
+	receipt, memory, charged := d.Receipt, d.Memory, d.charged
 	k.spares.put(d)
-	memory.Release()
+	memory.Release(charged)
 	k.inFlight.Add(-1)
 	receipt.Acknowledge()
 }
@@ -233,6 +254,10 @@ func (e *FailedError) Unwrap() error { return e.Err }
 func (k *Kafka) permanent(topic string, err error) bool {
 	if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
 		return k.limit(topic).source == forbidden
+	}
+	if errors.Is(err, kerr.InvalidTimestamp) {
+		// The clocks of PostgreSQL and Kafka may be set right; a column stays.
+		return k.value.Timestamp == BusinessTime
 	}
 	return errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTopicException)
 }

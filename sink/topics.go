@@ -74,6 +74,9 @@ func (k *Kafka) learn(topic string) limit {
 	l := limit{defaultBatchLimit, assumed}
 	if now := time.Now(); now.After(k.askAfter) {
 		n, err := k.describe(topic)
+		if k.create.Enabled && errors.Is(err, kerr.UnknownTopicOrPartition) {
+			n, err = k.createAndDescribe(topic)
+		}
 		switch {
 		case err == nil:
 			l = limit{min(max(n, minBatchLimit), maxBatchLimit), told}
@@ -91,6 +94,18 @@ func (k *Kafka) learn(topic string) limit {
 	k.topics[topic] = l
 	k.mu.Unlock()
 	return l
+}
+
+// createAndDescribe makes the topic before its first record, when it can. When it
+// cannot, records wait for the topic, and Diagnose tries again.
+func (k *Kafka) createAndDescribe(topic string) (int, error) {
+	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
+	defer cancel()
+	if err := k.createTopic(ctx, topic); err != nil {
+		k.log.Warn().Err(err).Msg("waiting for the topic")
+		return 0, err
+	}
+	return k.describe(topic)
 }
 
 func (k *Kafka) describe(topic string) (int, error) {
@@ -145,26 +160,71 @@ func wireSize(r *kgo.Record) int {
 // Diagnose asks the cluster why nothing is acknowledged. It returns nil when the
 // cluster answers and all topics are there.
 func (k *Kafka) Diagnose(ctx context.Context) error {
-	// Not by the admin client: it turns a missing right to one topic into an
-	// error of the whole request, which does not say which.
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{} // nil would ask for all there are
 	k.mu.Lock()
-	for _, topic := range slices.Sorted(maps.Keys(k.topics)) {
-		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(topic)
-		req.Topics = append(req.Topics, t)
-	}
+	names := slices.Sorted(maps.Keys(k.topics))
 	k.mu.Unlock()
-	resp, err := req.RequestWith(ctx, k.client)
+	topics, err := k.metadata(ctx, names...)
 	if err != nil {
 		return fmt.Errorf("ask the brokers: %w", err)
 	}
-	for _, t := range resp.Topics {
+	for _, t := range topics {
+		if k.create.Enabled && errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) {
+			if err := k.createTopic(ctx, *t.Topic); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := diagnose(t); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// metadata asks about topics, without making any. It does not use the admin
+// client, which turns a missing right to one topic into an error of the whole
+// request that does not say which.
+func (k *Kafka) metadata(ctx context.Context, names ...string) ([]kmsg.MetadataResponseTopic, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // nil would ask for all there are
+	for _, name := range names {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, t)
+	}
+	resp, err := req.RequestWith(ctx, k.client)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Topics, nil
+}
+
+// CreateTopics says whether and how topics that are missing are made. See
+// route.create_topics in the configuration.
+type CreateTopics struct {
+	Enabled           bool
+	Partitions        int
+	ReplicationFactor int // -1: the brokers' default
+	Config            map[string]string
+}
+
+// createTopic makes a topic. It is not an error that another made it meanwhile.
+func (k *Kafka) createTopic(ctx context.Context, topic string) error {
+	configs := make(map[string]*string, len(k.create.Config))
+	for name, value := range k.create.Config {
+		configs[name] = &value
+	}
+	made, err := k.admin.CreateTopic(ctx, int32(k.create.Partitions), int16(k.create.ReplicationFactor), configs, topic)
+	switch {
+	case errors.Is(err, kerr.TopicAlreadyExists):
+		return nil
+	case err != nil:
+		if made.ErrMessage != "" {
+			err = fmt.Errorf("%w: %s", err, made.ErrMessage)
+		}
+		return fmt.Errorf("create topic %q (route.create_topics): %w", topic, err)
+	}
+	k.log.Info().Str("topic", topic).Int("partitions", k.create.Partitions).Msg("topic created")
 	return nil
 }
 

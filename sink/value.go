@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"outboxd/decoder"
+	"outboxd/router"
 )
 
 // ErrUndeliverable is wrapped by the errors of an event that can never be
@@ -16,28 +17,67 @@ var ErrUndeliverable = errors.New("event cannot be delivered")
 // Value says how a record's value and timestamp are made. See value.* in the
 // configuration.
 type Value struct {
-	NullIsError      bool // a NULL payload is an error, not a tombstone
-	EmptyIsTombstone bool // a payload of white space only is a tombstone
-	TimestampNow     bool // the record's time is the time of sending, not of the commit
+	Format           Format
+	Source           string // the CloudEvents source
+	NullIsError      bool   // a NULL payload is an error, not a tombstone
+	EmptyIsTombstone bool   // a payload of white space only is a tombstone
+	Timestamp        Timestamp
 }
 
-// raw returns the record's value: the payload's bytes, untouched. Nil is a
-// tombstone.
-func (v Value) raw(ev *decoder.Event) ([]byte, error) {
+// Format is the form of a record's value.
+type Format int
+
+const (
+	Raw         Format = iota // the payload's own bytes
+	JSON                      // an envelope
+	CloudEvents               // CloudEvents' JSON format: structured mode
+)
+
+// Timestamp says which time a record has.
+type Timestamp int
+
+const (
+	CommitTime   Timestamp = iota
+	BusinessTime           // of the timestamp column; the commit's where it is NULL
+	SendTime
+)
+
+// encode returns the record's value, nil for a tombstone. It is the payload
+// itself, or lies in the delivery's own memory.
+func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 	payload := ev.Values[decoder.Payload]
 	if payload == nil && v.NullIsError {
 		return nil, fmt.Errorf("%w: its payload is NULL (value.null_payload: error)", ErrUndeliverable)
 	}
-	if v.EmptyIsTombstone && len(bytes.TrimSpace(payload)) == 0 {
+	if payload == nil || v.EmptyIsTombstone && len(bytes.TrimSpace(payload)) == 0 {
 		return nil, nil
 	}
-	return payload, nil
+	var err error
+	switch v.Format {
+	case JSON:
+		d.value, err = appendEnvelope(d.value[:0], ev)
+	case CloudEvents:
+		d.value, err = appendCloudEvent(d.value[:0], ev, &d.Message, v.Source)
+	default:
+		return payload, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUndeliverable, err)
+	}
+	return d.value, nil
 }
 
-// timestamp returns the record's time. Kafka keeps milliseconds.
-func (v Value) timestamp(ev *decoder.Event) time.Time {
-	if v.TimestampNow {
-		return time.Now()
+// timestamp returns the record's time. Kafka keeps milliseconds since 1970.
+func (v *Value) timestamp(ev *decoder.Event) (time.Time, error) {
+	switch v.Timestamp {
+	case SendTime:
+		return time.Now(), nil
+	case BusinessTime:
+		t := router.EventTime(ev)
+		if t.UnixMilli() < 0 {
+			return t, fmt.Errorf("%w: its time (outbox.columns.timestamp) %s is before 1970, which no Kafka record can have", ErrUndeliverable, t)
+		}
+		return t, nil
 	}
-	return ev.CommittedAt
+	return ev.CommittedAt, nil
 }

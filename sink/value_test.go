@@ -30,11 +30,11 @@ func TestValueOfAPayload(t *testing.T) {
 		{Value{EmptyIsTombstone: true, NullIsError: true}, null, "", true},
 	}
 	for _, test := range tests {
-		ev := &decoder.Event{}
+		ev := newEvent()
 		if test.payload != null {
 			ev.Values[decoder.Payload] = []byte(test.payload)
 		}
-		got, err := test.value.raw(ev)
+		got, err := test.value.encode(ev, new(Delivery))
 		if errors.Is(err, ErrUndeliverable) != test.refused || err != nil && !test.refused {
 			t.Errorf("%+v, payload %q: %v", test.value, test.payload, err)
 			continue

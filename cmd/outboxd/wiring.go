@@ -33,10 +33,11 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 	if err != nil {
 		return pipeline.Options{}, err
 	}
+	rules, read := rules(cfg)
 	o := pipeline.Options{
 		Source:       sourceOptions(cfg, log),
-		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: columns(cfg)},
-		Rules:        rules(cfg),
+		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read},
+		Rules:        rules,
 		Sink:         kafka,
 		ConfirmEvery: cfg.Delivery.ConfirmInterval,
 		RetryMin:     cfg.Errors.Retry.Min,
@@ -52,27 +53,54 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 	return o, nil
 }
 
-// columns are the mapped columns, by field.
-func columns(cfg *config.Config) (c [decoder.NumFields]string) {
+// columns are the columns that are read, in the decoder's order.
+type columns []decoder.Column
+
+func columnsOf(cfg *config.Config) columns {
 	m := cfg.Outbox.Columns
-	c[decoder.ID] = m.ID
-	c[decoder.Type] = m.Type
-	c[decoder.AggregateType] = m.AggregateType
-	c[decoder.AggregateID] = m.AggregateID
-	c[decoder.Version] = m.Version
-	c[decoder.SchemaVersion] = m.SchemaVersion
-	c[decoder.CorrelationID] = m.CorrelationID
-	c[decoder.CausationID] = m.CausationID
-	c[decoder.TraceParent] = m.Traceparent
-	c[decoder.Payload] = m.Payload
+	c := make(columns, decoder.NumFields)
+	for f, name := range map[decoder.Field]string{
+		decoder.ID:            m.ID,
+		decoder.Type:          m.Type,
+		decoder.AggregateType: m.AggregateType,
+		decoder.AggregateID:   m.AggregateID,
+		decoder.Version:       m.Version,
+		decoder.SchemaVersion: m.SchemaVersion,
+		decoder.CorrelationID: m.CorrelationID,
+		decoder.CausationID:   m.CausationID,
+		decoder.TraceParent:   m.Traceparent,
+		decoder.Timestamp:     m.Timestamp,
+		decoder.Payload:       m.Payload,
+	} {
+		c[f] = decoder.Column{Name: name, Key: "outbox.columns." + f.String()}
+	}
 	return c
 }
 
-// columnTypes are the types a field's column may have; a field that is not named
+// field returns the field of a column that a key names, NoField for none.
+func (c *columns) field(name, key string) decoder.Field {
+	if name == "" {
+		return decoder.NoField
+	}
+	// Not one of the named fields, whose values are not always the column's
+	// text.
+	for f := decoder.NumFields; f < len(*c); f++ {
+		if (*c)[f].Name == name {
+			return decoder.Field(f)
+		}
+	}
+	*c = append(*c, decoder.Column{Name: name, Key: key})
+	return decoder.Field(len(*c) - 1)
+}
+
+// columnTypes are the types that a key's column may have; one that is not named
 // takes any, as its text.
-var columnTypes = map[decoder.Field][]string{
-	decoder.Payload: {"json", "jsonb", "text", "varchar", "bytea"},
-	decoder.Version: {"int2", "int4", "int8"},
+var columnTypes = map[string][]string{
+	"outbox.columns.payload":   {"json", "jsonb", "text", "varchar", "bytea"},
+	"outbox.columns.version":   {"int2", "int4", "int8"},
+	"outbox.columns.timestamp": {"timestamptz", "timestamp", "int8"},
+	"outbox.headers_column":    {"json", "jsonb"},
+	"route.partition":          {"int2", "int4", "int8"},
 }
 
 func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
@@ -86,27 +114,65 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 		Table:       cfg.Outbox.Table.Name,
 		Log:         log,
 	}
-	for f, name := range columns(cfg) {
-		if name != "" {
-			field := decoder.Field(f)
-			o.Columns = append(o.Columns, replication.Column{Key: "outbox.columns." + field.String(), Name: name, Types: columnTypes[field]})
+	_, read := rules(cfg)
+	for _, c := range read {
+		if c.Name != "" {
+			o.Columns = append(o.Columns, replication.Column{Key: c.Key, Name: c.Name, Types: columnTypes[c.Key]})
 		}
 	}
 	return o
 }
 
-func rules(cfg *config.Config) router.Rules {
-	r := router.Rules{Topic: cfg.Route.Topic, NoKey: cfg.Route.Key == "none"}
-	for f := range decoder.Field(decoder.NumFields) {
-		if f.String() == cfg.Route.Key {
-			r.Key = f
+var headerStyles = map[string]router.HeaderStyle{
+	"plain":       router.PlainHeaders,
+	"cloudevents": router.CloudEventsHeaders,
+	"debezium":    router.DebeziumHeaders,
+	"none":        router.NoHeaders,
+}
+
+// rules returns the router's rules, and all columns that are read.
+func rules(cfg *config.Config) (router.Rules, columns) {
+	read := columnsOf(cfg)
+	r := router.Rules{
+		Topic:         cfg.Route.Topic,
+		Columns:       make(map[string]decoder.Field),
+		Key:           decoder.NoField,
+		Partition:     read.field(cfg.Route.Partition, "route.partition"),
+		Style:         headerStyles[cfg.Value.Headers],
+		HeadersColumn: read.field(cfg.Outbox.HeadersColumn, "outbox.headers_column"),
+	}
+	templateColumns := func(template, key string) {
+		for _, name := range config.TemplateColumns(template) {
+			r.Columns[name] = read.field(name, key)
 		}
 	}
-	if cfg.Value.Headers == "none" {
-		r.Headers = router.NoHeaders
+	templateColumns(cfg.Route.Topic, "route.topic")
+	templateColumns(cfg.Route.Key, "route.key")
+	for i, o := range cfg.Route.Rules {
+		r.Overrides = append(r.Overrides, router.Override(o))
+		templateColumns(o.Topic, fmt.Sprintf("route.rules[%d].topic", i))
 	}
-	return r
+	if name := config.TemplateColumns(cfg.Route.Key); name != nil {
+		r.Key = r.Columns[name[0]]
+	} else {
+		for f := range decoder.Field(decoder.NumFields) {
+			if f.String() == cfg.Route.Key {
+				r.Key = f
+			}
+		}
+	}
+	for _, h := range cfg.Outbox.Headers {
+		r.Headers = append(r.Headers, router.ColumnHeader{Key: h.Name, Field: read.field(h.Value, "outbox.headers."+h.Name)})
+	}
+	if cfg.Value.Format == "cloudevents" {
+		r.ContentType = "application/cloudevents+json; charset=UTF-8"
+	}
+	return r, read
 }
+
+var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents}
+
+var timestamps = map[string]sink.Timestamp{"commit": sink.CommitTime, "column": sink.BusinessTime, "now": sink.SendTime}
 
 func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
 	o := sink.Options{
@@ -117,10 +183,12 @@ func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
 		Value: sink.Value{
 			NullIsError:      cfg.Value.NullPayload == "error",
 			EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
-			TimestampNow:     cfg.Value.Timestamp == "now",
+			Format:           formats[cfg.Value.Format],
+			Timestamp:        timestamps[cfg.Value.Timestamp],
 		},
-		SASL: saslMechanism(cfg.Kafka.SASL),
-		Log:  log,
+		CreateTopics: sink.CreateTopics(cfg.Route.CreateTopics),
+		SASL:         saslMechanism(cfg.Kafka.SASL),
+		Log:          log,
 	}
 	var err error
 	if cfg.Kafka.TLS.Enabled {

@@ -9,15 +9,13 @@ import (
 	"strings"
 )
 
-// columnForm tells whether {column:NAME} is built, in route.topic and route.key.
-var columnForm = false
-
 // checks are the rules that a key names in its check tag. A rule returns "", or
 // what is wrong in words that can stand after the value in a sentence; they
 // must not quote any of the value, which may be a secret.
 var checks = map[string]func(string) string{
 	"broker":             checkBroker,
 	"column":             checkColumn,
+	"column name":        checkIdentifier,
 	"dsn":                checkDSN,
 	"glob":               checkGlob,
 	"identifier":         checkIdentifier,
@@ -122,11 +120,9 @@ func checkTemplate(template string) string {
 		column, isColumn := strings.CutPrefix(placeholder, "column:")
 		switch {
 		case placeholder == "type" || placeholder == "aggregate_type":
-		case isColumn && !columnForm:
-			return "holds {column:NAME}, which is not built yet; this version has " + placeholderList()
 		case isColumn && checkIdentifier(column) == "":
 		default:
-			return "has an unknown placeholder; there are " + placeholderList()
+			return "has an unknown placeholder; there are {type}, {aggregate_type} and {column:NAME}"
 		}
 	}
 	if len(placeholders) == 0 {
@@ -136,13 +132,6 @@ func checkTemplate(template string) string {
 		return "has characters that no Kafka topic has; there are a-z, A-Z, 0-9, '.', '_' and '-'"
 	}
 	return ""
-}
-
-func placeholderList() string {
-	if columnForm {
-		return "{type}, {aggregate_type} and {column:NAME}"
-	}
-	return "{type} and {aggregate_type}"
 }
 
 // splitTemplate returns a template's text outside braces and the names in them.
@@ -165,6 +154,17 @@ func splitTemplate(template string) (literal string, placeholders []string, ok b
 	}
 }
 
+// TemplateColumns returns the names of the columns in a template's {column:NAME}.
+func TemplateColumns(template string) (names []string) {
+	_, placeholders, _ := splitTemplate(template)
+	for _, placeholder := range placeholders {
+		if column, ok := strings.CutPrefix(placeholder, "column:"); ok {
+			names = append(names, column)
+		}
+	}
+	return names
+}
+
 func checkRuleTopic(template string) string {
 	if template == "" {
 		return "" // discards
@@ -174,19 +174,13 @@ func checkRuleTopic(template string) string {
 
 func checkKey(field string) string {
 	column, isColumn := strings.CutPrefix(field, "{column:")
-	words := "none, " + strings.Join(keyFields(), ", ")
-	if columnForm {
-		words += ", {column:NAME}"
-	}
 	switch {
 	case field == "none" || slices.Contains(keyFields(), field):
 		return ""
-	case isColumn && !columnForm:
-		return "is not built yet; this version has " + words
 	case isColumn && strings.HasSuffix(column, "}") && checkIdentifier(column[:len(column)-1]) == "":
 		return ""
 	}
-	return "is not one of " + words
+	return "is not one of none, " + strings.Join(keyFields(), ", ") + ", {column:NAME}"
 }
 
 // keyFields are the fields of an event that can be its record's key.

@@ -55,6 +55,10 @@ func (l *loader) decodeKey(k *key, into reflect.Value, n *node, at place) {
 func (l *loader) decode(k *key, field reflect.Value, n *node, at place) {
 	switch field.Kind() {
 	case reflect.Slice:
+		if k.typ == reflect.TypeFor[Pairs]() {
+			l.decodePairs(k, field, n, at)
+			return
+		}
 		l.decodeList(k, field, n, at)
 	case reflect.Map:
 		l.decodeMap(k, field, n, at)
@@ -136,6 +140,27 @@ func (l *loader) decodeMap(k *key, field reflect.Value, n *node, at place) {
 		values.SetMapIndex(reflect.ValueOf(e.key), value)
 	}
 	field.Set(values)
+}
+
+// decodePairs sets a mapping to columns whose order counts.
+func (l *loader) decodePairs(k *key, field reflect.Value, n *node, at place) {
+	if !l.expect(mapping, k, n, at) || len(n.entries) == 0 || !l.built(k, at) {
+		return
+	}
+	element := &key{typ: reflect.TypeFor[string](), check: checks["column name"]}
+	var pairs Pairs
+	for _, e := range n.entries {
+		name := at
+		name.key, name.line = at.key+"."+show(e.key), e.line
+		if slices.ContainsFunc(pairs, func(p Pair) bool { return p.Name == e.key }) {
+			l.report(name, "duplicate key")
+			continue
+		}
+		value := reflect.New(element.typ).Elem()
+		l.decodeScalar(element, value, e.value, name)
+		pairs = append(pairs, Pair{e.key, value.String()})
+	}
+	field.Set(reflect.ValueOf(pairs))
 }
 
 // decodeScalar sets a field that holds one value.

@@ -5,14 +5,16 @@ type Value struct {
 	// Format is the form of a record's value: raw is the payload's own bytes,
 	// untouched; json, cloudevents and avro wrap it in an envelope. Defaults to
 	// raw.
-	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro" unbuilt:"json,cloudevents,avro"`
+	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro" unbuilt:"avro"`
 	// Headers is the set of record headers: plain carries the event's fields
-	// under their names; none saves their bytes, and with raw values leaves
-	// consumers only the payload. Defaults to plain.
-	Headers string `yaml:"headers" default:"plain" enum:"plain,cloudevents,debezium,none" unbuilt:"cloudevents,debezium"`
-	// Timestamp is the record's time: of the commit, of the timestamp column,
-	// or of sending (now). Defaults to commit.
-	Timestamp string `yaml:"timestamp" default:"commit" enum:"commit,column,now" unbuilt:"column"`
+	// under their names; cloudevents is, with raw values, CloudEvents' binary
+	// mode; debezium carries the id alone; none saves their bytes, and with raw
+	// values leaves consumers only the payload. All but none are followed by
+	// outbox.headers and outbox.headers_column. Defaults to plain.
+	Headers string `yaml:"headers" default:"plain" enum:"plain,cloudevents,debezium,none"`
+	// Timestamp is the record's time: of the commit, of the timestamp column (of
+	// the commit where that is NULL), or of sending (now). Defaults to commit.
+	Timestamp string `yaml:"timestamp" default:"commit" enum:"commit,column,now"`
 	// NullPayload is what a NULL payload becomes: null sends a record without a
 	// value (a tombstone in compacted topics); error makes it a poison event.
 	// Defaults to null.

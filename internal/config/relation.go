@@ -1,6 +1,10 @@
 package config
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // checkRelations checks keys against each other. A relation with a key that has
 // a problem of its own is left out: its value is not what the user meant.
@@ -18,14 +22,45 @@ func (l *loader) checkRelations() {
 
 // checkColumns checks that what the record needs is read.
 func (l *loader) checkColumns() {
-	l.require(l.config.Outbox.Columns.Payload != "", "must not be empty", "outbox.columns.payload")
+	c := l.config
+	l.require(c.Outbox.Columns.Payload != "", "must not be empty", "outbox.columns.payload")
 
-	_, placeholders, _ := splitTemplate(l.config.Route.Topic)
-	for _, field := range placeholders {
-		l.requireColumn(field, "route.topic", "{"+field+"}")
+	l.requireTemplate(c.Route.Topic, "route.topic")
+	for i, rule := range c.Route.Rules {
+		name := fmt.Sprintf("route.rules[%d]", i)
+		l.requireTemplate(rule.Topic, name+".topic")
+		if rule.Type != "" {
+			l.requireColumn("type", name+".type", "")
+		}
+		if rule.AggregateType != "" {
+			l.requireColumn("aggregate_type", name+".aggregate_type", "")
+		}
 	}
-	if key := l.config.Route.Key; key != "none" {
+	if key := c.Route.Key; key != "none" {
 		l.requireColumn(key, "route.key", key)
+	}
+	if c.Value.Timestamp == "column" {
+		l.requireColumn("timestamp", "value.timestamp", "column")
+	}
+	for user, value := range map[string]string{"value.format": c.Value.Format, "value.headers": c.Value.Headers} {
+		if value == "cloudevents" {
+			l.requireColumn("id", user, value)
+			l.requireColumn("type", user, value)
+		}
+	}
+	l.require(c.Value.Headers != "cloudevents" || c.Value.Format == "raw",
+		"must be raw with value.headers cloudevents: that is CloudEvents' binary mode", "value.format", "value.headers")
+	const ineffective = "has no effect with value.headers none"
+	l.require(c.Value.Headers != "none" || len(c.Outbox.Headers) == 0, ineffective, "outbox.headers", "value.headers")
+	l.require(c.Value.Headers != "none" || c.Outbox.HeadersColumn == "", ineffective, "outbox.headers_column", "value.headers")
+}
+
+// requireTemplate reports the fields that a topic's template uses but that have no
+// column.
+func (l *loader) requireTemplate(template, user string) {
+	_, placeholders, _ := splitTemplate(template)
+	for _, field := range placeholders {
+		l.requireColumn(field, user, "{"+field+"}")
 	}
 }
 
@@ -35,7 +70,7 @@ func (l *loader) requireColumn(field, user, use string) {
 	if k == nil {
 		return // {column:NAME}, which names its column
 	}
-	l.require(k.of(l.config).String() != "", "must not be empty; "+user+" "+use+" needs it", k.path, user)
+	l.require(k.of(l.config).String() != "", "must not be empty; "+strings.TrimSpace(user+" "+use)+" needs it", k.path, user)
 }
 
 // checkTLS refuses what would otherwise connect less safely than was meant.

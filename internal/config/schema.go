@@ -207,6 +207,8 @@ func want(typ reflect.Type) string {
 		return "a duration or a size"
 	case reflect.TypeFor[Table]():
 		return "a table name such as public.outbox"
+	case reflect.TypeFor[Pairs]():
+		return "a mapping"
 	}
 	switch typ.Kind() {
 	case reflect.Bool:

@@ -34,12 +34,12 @@ type Outbox struct {
 	Table Table `yaml:"table" default:"public.outbox"`
 	// Columns names the column that each field of an event is read from.
 	Columns Columns `yaml:"columns"`
-	// Headers maps a Kafka header to the column that it is read from. Defaults
-	// to none.
-	Headers map[string]string `yaml:"headers" unbuilt:"*"`
+	// Headers maps a Kafka header to the column that it is read from; records
+	// have them in this order. Defaults to none.
+	Headers Pairs `yaml:"headers"`
 	// HeadersColumn is a json or jsonb column whose members become headers.
 	// Defaults to none.
-	HeadersColumn string `yaml:"headers_column" check:"column" unbuilt:"*"`
+	HeadersColumn string `yaml:"headers_column" check:"column"`
 	// MessagePrefix also takes the messages that pg_logical_emit_message wrote
 	// with this prefix as events; they need no table. Defaults to none.
 	MessagePrefix string `yaml:"message_prefix" unbuilt:"*"`
@@ -47,6 +47,13 @@ type Outbox struct {
 	// the slot was made. Defaults to none.
 	Backfill string `yaml:"backfill" default:"none" enum:"none,existing" unbuilt:"existing"`
 }
+
+// Pairs is a mapping from names of the user's choice to columns, in the order of
+// the file.
+type Pairs []Pair
+
+// Pair is an entry of a mapping.
+type Pair struct{ Name, Value string }
 
 // Columns names the column that each field of an event is read from, spelled
 // as in the database's catalogue. A field with an empty name is not read.
@@ -66,7 +73,7 @@ type Columns struct {
 	Payload string `yaml:"payload" default:"payload" check:"column"`
 	// Timestamp is the business time: timestamptz, timestamp, or bigint
 	// milliseconds since 1970. Defaults to none.
-	Timestamp string `yaml:"timestamp" check:"column" unbuilt:"*"`
+	Timestamp string `yaml:"timestamp" check:"column"`
 	// Version is the aggregate's version, an integer. Defaults to none.
 	Version string `yaml:"version" check:"column"`
 	// SchemaVersion is the version of the payload's schema. Defaults to none.
@@ -81,22 +88,22 @@ type Columns struct {
 
 // Route says which topic, key and partition an event gets.
 type Route struct {
-	// Topic is the topic of an event, with {type} and {aggregate_type} replaced
-	// by the event's. Topics per type can be subscribed to one by one; a single
+	// Topic is the topic of an event, with {type}, {aggregate_type} and
+	// {column:NAME} replaced by the event's. Topics per type can be subscribed to one by one; a single
 	// topic keeps the order between types. Defaults to outbox.event.{type}.
 	Topic string `yaml:"topic" default:"outbox.event.{type}" check:"template"`
 	// Rules override Topic for some events; the first that matches wins.
 	// Defaults to none.
-	Rules []Rule `yaml:"rules" unbuilt:"*"`
-	// Key is the field that becomes the record key, or none. Order is kept
+	Rules []Rule `yaml:"rules"`
+	// Key is the field that becomes the record key, or {column:NAME}, or none. Order is kept
 	// within a key, so none gives up order for an even spread; with any other
 	// a NULL key is a poison event. Defaults to aggregate_id.
 	Key string `yaml:"key" default:"aggregate_id" check:"key"`
 	// Partition is an integer column that names the partition; NULL means by
 	// key. Defaults to none: always by key.
-	Partition string `yaml:"partition" check:"column" unbuilt:"*"`
+	Partition string `yaml:"partition" check:"column"`
 	// CreateTopics makes topics that are missing.
-	CreateTopics CreateTopics `yaml:"create_topics" unbuilt:"*"`
+	CreateTopics CreateTopics `yaml:"create_topics"`
 }
 
 // Rule sends the events that match it to a topic. Patterns are globs (* and ?)

@@ -112,11 +112,7 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
-// TestColumnForm covers {column:NAME} before it is built, so that building it
-// is one word here.
 func TestColumnForm(t *testing.T) {
-	defer func(was bool) { columnForm = was }(columnForm)
-	columnForm = true
 	config := mustLoad(t, given+"route: {topic: 'a.{column:region}.{type}', key: '{column:tenant}'}")
 	if config.Route.Key != "{column:tenant}" {
 		t.Errorf("key %s", config.Route.Key)

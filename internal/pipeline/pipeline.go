@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -68,8 +69,9 @@ type Pipeline struct {
 	// fault of PostgreSQL skips what is not after it: a transaction read in part
 	// is sent again from its beginning.
 	published decoder.Position
-	// backend is the server process of the last session.
+	// backend is the server process of the last session, catalog its database.
 	backend replication.Backend
+	catalog replication.Catalog
 }
 
 // New returns a pipeline that is not running.
@@ -156,11 +158,7 @@ func (b *backoff) next() time.Duration {
 // (nil, or ErrUnclean) or a fault.
 func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
-		k, err := sink.New(p.o.Sink)
-		if err != nil {
-			return err
-		}
-		p.sink, p.memory, p.published = k, replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
+		p.memory, p.published = replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
 	}
 	stream, err := p.connect(ctx)
 	if err != nil {
@@ -169,14 +167,27 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		}
 		return err
 	}
-	rt, err := router.New(p.o.Rules)
+	source, table := source(p.catalog.Database, p.o.Table), p.o.Table
+	table.Domains = p.catalog.Domains
+	rules := p.o.Rules
+	rules.Source = source
+	rt, err := router.New(rules)
 	if err != nil {
+		stream.Close()
 		return err
+	}
+	if p.sink == nil {
+		o := p.o.Sink
+		o.Value.Source = source
+		if p.sink, err = sink.New(o); err != nil {
+			stream.Close()
+			return err
+		}
 	}
 	s := &session{
 		p:       p,
 		stream:  stream,
-		decoder: decoder.New(p.o.Table),
+		decoder: decoder.New(table),
 		router:  rt,
 		sink:    p.sink,
 		tracker: offsets.NewTracker(p.known.LSN),
@@ -192,6 +203,12 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	return s.run(ctx, hurry)
 }
 
+// source is the CloudEvents source of an outbox: /database/schema.table, a
+// reference as RFC 3986 has it.
+func source(database string, t decoder.Table) string {
+	return "/" + url.PathEscape(database) + "/" + url.PathEscape(t.Schema) + "." + url.PathEscape(t.Name)
+}
+
 // connect opens the connection, decides where to resume, and starts to stream.
 func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 	conn, err := replication.Connect(ctx, p.o.Source)
@@ -203,7 +220,7 @@ func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	p.backend = conn.Backend()
+	p.backend, p.catalog = conn.Backend(), conn.Catalog()
 	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
 	return stream, nil
 }

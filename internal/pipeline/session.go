@@ -154,13 +154,17 @@ func (s *session) publish(ev *decoder.Event) error {
 	if err := s.router.Route(ev, &d.Message); err != nil {
 		return s.poison(ev, err)
 	}
+	if d.Topic == "" {
+		s.sink.Return(d)
+		return nil // discarded by a rule
+	}
 	block := s.stream.Block()
 	block.Retain()
 	s.tx.Add()
 	d.Receipt, d.Memory = s.tx, block
 	if err := s.sink.Send(ev, d); err != nil {
 		s.tx.Withdraw()
-		block.Release()
+		block.Release(0)
 		if !errors.Is(err, sink.ErrUndeliverable) {
 			return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
 		}

@@ -50,8 +50,13 @@ func (b *Block) Retain() {
 	b.memory.used.Add(eventOverhead)
 }
 
-// Release gives up what Retain kept. Any goroutine may call it.
-func (b *Block) Release() { b.drop(eventOverhead) }
+// Charge accounts for so many bytes more that an event of the block takes until
+// it is released.
+func (b *Block) Charge(bytes int) { b.memory.used.Add(int64(bytes)) }
+
+// Release gives up what Retain kept, and what was charged. Any goroutine may call
+// it.
+func (b *Block) Release(charged int) { b.drop(eventOverhead + int64(charged)) }
 
 func (b *Block) drop(charge int64) {
 	m := b.memory

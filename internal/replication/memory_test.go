@@ -18,12 +18,12 @@ func TestMemoryGivesBackWhatWasTaken(t *testing.T) {
 		t.Errorf("used %d, want %d", m.Used(), want)
 	}
 	a.drop(0) // the reader leaves first, the events follow
-	a.Release()
+	a.Release(0)
 	if want := int64(2*blockSize + 2*eventOverhead); m.Used() != want {
 		t.Errorf("used %d after the reader and one of two events left, want %d: the block is still held", m.Used(), want)
 	}
-	a.Release()
-	b.Release() // here the events leave first
+	a.Release(0)
+	b.Release(0) // here the events leave first
 	b.drop(0)
 	if m.Used() != 0 {
 		t.Errorf("used %d after all was given back", m.Used())
@@ -75,7 +75,7 @@ func TestMemoryWakesBelowTheLimit(t *testing.T) {
 	for m.Used() < 2*blockSize {
 		a.Retain()
 	}
-	a.Release()
+	a.Release(0)
 	select {
 	case <-m.freed:
 	default:
@@ -91,7 +91,7 @@ func TestMemoryOversize(t *testing.T) {
 	if m.take(size, blockSize) != nil {
 		t.Fatal("a frame above the limit was let through beside an unacknowledged event")
 	}
-	small.Release()
+	small.Release(0)
 	large := m.take(size, blockSize)
 	if large == nil {
 		t.Fatal("a frame above the limit is never let through: the stream would wait for ever")
@@ -115,7 +115,7 @@ func TestMemoryConcurrentRelease(t *testing.T) {
 	for range 4 {
 		clients.Go(func() {
 			for b := range events {
-				b.Release()
+				b.Release(0)
 			}
 		})
 	}

@@ -65,6 +65,7 @@ type Conn struct {
 	o       Options
 	version int // server_version_num
 	system  pglogrepl.IdentifySystemResult
+	catalog Catalog
 	backend Backend
 	timeout time.Duration // wal_sender_timeout, 0: none
 }
@@ -119,6 +120,11 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	p["intervalstyle"] = "postgres"
 	p["extra_float_digits"] = "3"
 	p["timezone"] = "UTC"
+	// JSON and Kafka headers are UTF-8, whatever the database's encoding.
+	p["client_encoding"] = "UTF8"
+	// The server tells by a warning that a publication is missing: see
+	// missedPublication.
+	p["client_min_messages"] = "warning"
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
@@ -175,7 +181,7 @@ func (c *Conn) identify(ctx context.Context) error {
 	}
 	row, err := c.row(ctx, fmt.Sprintf(`SELECT current_setting('server_version_num'), current_setting('wal_level'),
 		(SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'), pg_is_in_recovery(),
-		(SELECT backend_start::text FROM pg_stat_activity WHERE pid = %d)`, c.pg.PID()))
+		(SELECT backend_start::text FROM pg_stat_activity WHERE pid = %d), current_database()`, c.pg.PID()))
 	if err != nil {
 		return fmt.Errorf("read server settings: %w", err)
 	}
@@ -198,7 +204,38 @@ func (c *Conn) identify(ctx context.Context) error {
 		return &Error{errors.New("two connections to the same address reached two servers"),
 			"name the server itself in postgres.dsn, and not something that distributes connections"}
 	}
-	return nil
+	c.catalog.Database = row[5]
+	c.catalog.Domains, err = c.domains(ctx)
+	return err
+}
+
+// Catalog is what a decoder needs to know of a database beside the stream.
+type Catalog struct {
+	Database string
+	Domains  map[uint32]uint32 // the OIDs of base types, by that of the domain
+}
+
+// Catalog returns what was read when the connection was made.
+func (c *Conn) Catalog() Catalog { return c.catalog }
+
+// domains reads the base types of domains, which a stream does not name.
+func (c *Conn) domains(ctx context.Context) (map[uint32]uint32, error) {
+	rows, err := c.rows(ctx, `WITH RECURSIVE base AS (
+			SELECT oid, typbasetype FROM pg_type WHERE typtype = 'd'
+			UNION ALL SELECT base.oid, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typbasetype AND t.typtype = 'd')
+		SELECT base.oid, base.typbasetype FROM base JOIN pg_type t ON t.oid = base.typbasetype AND t.typtype <> 'd'`)
+	if err != nil {
+		return nil, fmt.Errorf("read domains: %w", err)
+	}
+	domains := make(map[uint32]uint32, len(rows))
+	for _, row := range rows {
+		var oid, base uint32
+		if _, err := fmt.Sscan(row[0]+" "+row[1], &oid, &base); err != nil {
+			return nil, fmt.Errorf("read domains: %w", err)
+		}
+		domains[oid] = base
+	}
+	return domains, nil
 }
 
 // Backend identifies the replication connection's server process.

@@ -276,7 +276,7 @@ func TestRetainedFramesStay(t *testing.T) {
 		if !bytes.Equal(data[i], payload(i)) {
 			t.Fatalf("frame %d was overwritten while its block was held", i)
 		}
-		blocks[i].Release()
+		blocks[i].Release(0)
 	}
 	s.Close()
 	if memory.Used() != 0 {
@@ -330,7 +330,7 @@ func TestMemoryLimitKeepsTheServerInformed(t *testing.T) {
 	for range frames {
 		select {
 		case b := <-blocks:
-			b.Release()
+			b.Release(0)
 		case err := <-ended:
 			t.Fatalf("the stream ended: %v", err)
 		case <-time.After(patience):

@@ -1,0 +1,140 @@
+package router
+
+import (
+	"fmt"
+
+	"github.com/tidwall/gjson"
+
+	"outboxd/decoder"
+)
+
+// HeaderStyle is what value.headers says.
+type HeaderStyle int
+
+const (
+	PlainHeaders       HeaderStyle = iota // id, type, aggregate_type, aggregate_id, position, and the mapped ones
+	CloudEventsHeaders                    // CloudEvents' Kafka binding in binary mode
+	DebeziumHeaders                       // id
+	NoHeaders                             // not even those from columns
+)
+
+// describe writes the headers, in the order that consumers are promised. A NULL
+// gives no header.
+func (r *Router) describe(ev *decoder.Event, m *Message) error {
+	rules := &r.rules
+	switch rules.Style {
+	case PlainHeaders:
+		m.plainHeaders(ev)
+	case CloudEventsHeaders:
+		if err := r.cloudEvent(ev, m); err != nil {
+			return err
+		}
+	case DebeziumHeaders:
+		m.field(ev, "id", decoder.ID)
+	}
+	if rules.Style != NoHeaders {
+		for i := range rules.Headers {
+			m.field(ev, rules.Headers[i].Key, rules.Headers[i].Field)
+		}
+		if f := rules.HeadersColumn; f != decoder.NoField && ev.Values[f] != nil {
+			if err := m.members(ev.Values[f]); err != nil {
+				return err
+			}
+		}
+	}
+	if r.contentType != nil && ev.Values[decoder.Payload] != nil {
+		m.header(contentType, r.contentType)
+	}
+	return nil
+}
+
+func (m *Message) plainHeaders(ev *decoder.Event) {
+	for f := decoder.ID; f <= decoder.AggregateID; f++ {
+		m.field(ev, f.String(), f)
+	}
+	m.header("position", ev.Position.AppendText(m.position[:0]))
+	for f := decoder.Version; f < decoder.Timestamp; f++ {
+		m.field(ev, f.String(), f)
+	}
+	if ev.Values[decoder.Timestamp] != nil {
+		m.header("timestamp", ev.Time.AppendFormat(m.time[:0], TimeFormat))
+	}
+}
+
+// cloudEvent writes the attributes of a CloudEvent, "Kafka Protocol Binding for
+// CloudEvents", version 1.0.2, binary content mode.
+func (r *Router) cloudEvent(ev *decoder.Event, m *Message) error {
+	for _, f := range [...]decoder.Field{decoder.ID, decoder.Type} {
+		if len(ev.Values[f]) == 0 {
+			return fmt.Errorf("%w: its %s is NULL or empty, which no CloudEvent may have", ErrUnroutable, f)
+		}
+	}
+	m.header("ce_specversion", specVersion)
+	m.field(ev, "ce_id", decoder.ID)
+	m.header("ce_source", r.source)
+	m.field(ev, "ce_type", decoder.Type)
+	if len(ev.Values[decoder.AggregateID]) > 0 {
+		m.field(ev, "ce_subject", decoder.AggregateID)
+	}
+	m.header("ce_time", EventTime(ev).AppendFormat(m.time[:0], TimeFormat))
+	if len(m.Key) > 0 {
+		m.header("ce_partitionkey", m.Key)
+	}
+	m.header("ce_sequence", ev.Position.AppendText(m.position[:0]))
+	m.field(ev, "ce_correlationid", decoder.CorrelationID)
+	m.field(ev, "ce_causationid", decoder.CausationID)
+	m.field(ev, "ce_traceparent", decoder.TraceParent)
+	if ev.Values[decoder.Payload] != nil {
+		m.header(contentType, ContentType(ev))
+	}
+	return nil
+}
+
+// field writes a column's text. PostgreSQL prints a boolean t or f.
+func (m *Message) field(ev *decoder.Event, key string, f decoder.Field) {
+	v := ev.Values[f]
+	if v == nil {
+		return
+	}
+	if ev.Types[f] == decoder.BoolOID {
+		if v[0] == 't' {
+			v = trueText
+		} else {
+			v = falseText
+		}
+	}
+	m.header(key, v)
+}
+
+const contentType = "content-type"
+
+var (
+	trueText, falseText = []byte("true"), []byte("false")
+	specVersion         = []byte("1.0")
+)
+
+func (m *Message) header(key string, value []byte) {
+	m.Headers = append(m.Headers, Header{Key: key, Value: value})
+}
+
+func (m *Message) text(key, value string) { m.header(key, []byte(value)) }
+
+// members writes the members of a JSON object: a string's characters, null not at
+// all, and everything else as its JSON text.
+func (m *Message) members(object []byte) error {
+	o := gjson.ParseBytes(object)
+	if !o.IsObject() {
+		return fmt.Errorf("%w: its headers (outbox.headers_column) are not a JSON object", ErrUnroutable)
+	}
+	o.ForEach(func(key, value gjson.Result) bool {
+		switch value.Type {
+		case gjson.Null:
+		case gjson.String:
+			m.text(key.Str, value.Str)
+		default:
+			m.text(key.Str, value.Raw)
+		}
+		return true
+	})
+	return nil
+}

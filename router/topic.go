@@ -1,0 +1,139 @@
+package router
+
+import (
+	"fmt"
+	"strings"
+
+	"outboxd/decoder"
+)
+
+// topics finds an event's topic: by the first override that matches, else by the
+// rules' own template. The names it has made are remembered, so that a known one
+// costs no allocation.
+type topics struct {
+	overrides []override
+	fallback  template
+	scratch   []byte // where a name is put together
+	names     map[string]string
+}
+
+type override struct {
+	typ, aggregateType string
+	discard            bool
+	topic              template
+}
+
+// maxNames bounds the memory of topic names against a type column that never
+// repeats itself.
+const maxNames = 10_000
+
+func newTopics(rules Rules) (topics, error) {
+	t := topics{names: make(map[string]string)}
+	var err error
+	if t.fallback, err = parseTemplate(rules.Topic, rules.Columns); err != nil {
+		return t, fmt.Errorf("route.topic: %w", err)
+	}
+	for i, o := range rules.Overrides {
+		parsed := override{typ: o.Type, aggregateType: o.AggregateType, discard: o.Topic == ""}
+		if !parsed.discard {
+			if parsed.topic, err = parseTemplate(o.Topic, rules.Columns); err != nil {
+				return t, fmt.Errorf("route.rules[%d].topic: %w", i, err)
+			}
+		}
+		t.overrides = append(t.overrides, parsed)
+	}
+	return t, nil
+}
+
+// of returns the event's topic, "" when it is discarded.
+func (t *topics) of(ev *decoder.Event) (string, error) {
+	use := t.fallback
+	for i := range t.overrides {
+		o := &t.overrides[i]
+		if matches(o.typ, ev.Values[decoder.Type]) && matches(o.aggregateType, ev.Values[decoder.AggregateType]) {
+			if o.discard {
+				return "", nil
+			}
+			use = o.topic
+			break
+		}
+	}
+	b, err := use.expand(t.scratch[:0], ev)
+	if err != nil {
+		return "", err
+	}
+	t.scratch = b
+	if name, ok := t.names[string(b)]; ok {
+		return name, nil
+	}
+	name := string(b)
+	if err := checkTopic(name); err != nil {
+		return "", err
+	}
+	if len(t.names) >= maxNames {
+		clear(t.names)
+	}
+	t.names[name] = name
+	return name, nil
+}
+
+// matches compares with a glob: * stands for any characters, ? for one. An empty
+// pattern matches everything, any other does not match NULL.
+func matches(pattern string, value []byte) bool {
+	if pattern == "" {
+		return true
+	}
+	return value != nil && glob(pattern, value)
+}
+
+// glob goes back to the last * when something does not fit, and lets it stand for
+// one byte more.
+func glob(pattern string, value []byte) bool {
+	p, v := 0, 0
+	star, resume := -1, 0
+	for v < len(value) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, resume = p, v
+			p++
+		case p < len(pattern) && pattern[p] == '?':
+			p++
+			v += runeLen(value[v:])
+		case p < len(pattern) && pattern[p] == value[v]:
+			p++
+			v++
+		case star >= 0:
+			resume++
+			p, v = star+1, resume
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// maxTopicLen is Kafka's limit (org.apache.kafka.common.internals.Topic).
+const maxTopicLen = 249
+
+// checkTopic applies Kafka's rule for topic names, so that a bad one is found
+// here with its event and not as a failed produce request.
+func checkTopic(name string) error {
+	if name == "" || name == "." || name == ".." || len(name) > maxTopicLen {
+		return fmt.Errorf("%w: topic name %q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, clip(name), maxTopicLen)
+	}
+	for i := range len(name) {
+		c := name[i]
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-' {
+			continue
+		}
+		return fmt.Errorf("%w: topic name %q has a character other than a-z A-Z 0-9 . _ -", ErrUnroutable, clip(name))
+	}
+	return nil
+}
+
+func clip(s string) string {
+	if len(s) > 300 {
+		return s[:300] + "…"
+	}
+	return s
+}

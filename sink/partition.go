@@ -1,0 +1,86 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/router"
+)
+
+// checkPartition looks whether the topic has the partition that an event names.
+// While the brokers do not say, it is let through: the partitioner below does not
+// let it out.
+func (k *Kafka) checkPartition(d *Delivery) error {
+	if d.Partition == router.ByKey || d.Partition < k.partitions[d.Topic] {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
+	defer cancel()
+	topics, err := k.metadata(ctx, d.Topic)
+	if err != nil || len(topics) == 0 || topics[0].ErrorCode != 0 || len(topics[0].Partitions) == 0 {
+		return nil
+	}
+	n := int32(len(topics[0].Partitions))
+	k.partitions[d.Topic] = n
+	if d.Partition < n {
+		return nil
+	}
+	return fmt.Errorf("%w: it names partition %d (route.partition), topic %q has %d partitions", ErrUndeliverable, d.Partition, d.Topic, n)
+}
+
+// partitioner sends a record to the partition that its event names, else where
+// every Kafka client sends its key: murmur2.
+type partitioner struct {
+	byKey kgo.Partitioner
+	// stop ends sending before the client drops a record without a partition:
+	// what follows must not overtake it.
+	stop func()
+}
+
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	return &topicPartitioner{p.byKey.ForTopic(topic), p.stop}
+}
+
+type topicPartitioner struct {
+	byKey kgo.TopicPartitioner
+	stop  func()
+}
+
+// named is the partition that the record's event names.
+func named(r *kgo.Record) (partition int, ok bool) {
+	d, ok := r.Context.(*Delivery)
+	if !ok || d.Partition == router.ByKey {
+		return 0, false
+	}
+	return int(d.Partition), true
+}
+
+// RequiresConsistency says whether the record's partition must not depend on
+// which ones are available now.
+func (t *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
+	_, ok := named(r)
+	return ok || t.byKey.RequiresConsistency(r)
+}
+
+// Partition returns the record's partition among n.
+func (t *topicPartitioner) Partition(r *kgo.Record, n int) int {
+	partition, ok := named(r)
+	if !ok {
+		return t.byKey.Partition(r, n)
+	}
+	if partition >= n {
+		// The client knows fewer partitions than there are, or nobody knew how
+		// many: the sink fails, and the next one asks again.
+		t.stop()
+	}
+	return partition
+}
+
+// OnNewBatch is part of the sticky choice for records without a key.
+func (t *topicPartitioner) OnNewBatch() {
+	if sticky, ok := t.byKey.(kgo.TopicPartitionerOnNewBatch); ok {
+		sticky.OnNewBatch()
+	}
+}
