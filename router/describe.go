@@ -31,3 +31,31 @@ var (
 	binaryType = []byte("application/octet-stream")
 	textType   = []byte("text/plain; charset=utf-8")
 )
+
+// AppendTime appends a time in TimeFormat. Its year has four digits.
+// time.AppendFormat reads its layout anew each time, at several times the cost.
+func AppendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	dst = appendDigits(dst, year, 4)
+	dst = appendDigits(append(dst, '-'), int(month), 2)
+	dst = appendDigits(append(dst, '-'), day, 2)
+	dst = appendDigits(append(dst, 'T'), hour, 2)
+	dst = appendDigits(append(dst, ':'), minute, 2)
+	dst = appendDigits(append(dst, ':'), second, 2)
+	dst = appendDigits(append(dst, '.'), t.Nanosecond()/1000, 6)
+	return append(dst, 'Z')
+}
+
+func appendDigits(dst []byte, n, digits int) []byte {
+	at := len(dst) + digits
+	for range digits {
+		dst = append(dst, '0')
+	}
+	for i := at - 1; n > 0; i-- {
+		dst[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return dst
+}

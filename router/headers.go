@@ -57,7 +57,7 @@ func (m *Message) plainHeaders(ev *decoder.Event) {
 		m.field(ev, f.String(), f)
 	}
 	if ev.Values[decoder.Timestamp] != nil {
-		m.header("timestamp", ev.Time.AppendFormat(m.time[:0], TimeFormat))
+		m.header("timestamp", AppendTime(m.time[:0], ev.Time))
 	}
 }
 
@@ -76,7 +76,7 @@ func (r *Router) cloudEvent(ev *decoder.Event, m *Message) error {
 	if len(ev.Values[decoder.AggregateID]) > 0 {
 		m.field(ev, "ce_subject", decoder.AggregateID)
 	}
-	m.header("ce_time", EventTime(ev).AppendFormat(m.time[:0], TimeFormat))
+	m.header("ce_time", AppendTime(m.time[:0], EventTime(ev)))
 	if len(m.Key) > 0 {
 		m.header("ce_partitionkey", m.Key)
 	}

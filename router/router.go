@@ -30,7 +30,7 @@ type Message struct {
 	Headers   []Header
 
 	position [decoder.PositionLen]byte
-	time     [len(TimeFormat) + 5]byte // room for formatting
+	time     [len(TimeFormat)]byte
 }
 
 // ByKey leaves the partition to the key.

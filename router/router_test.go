@@ -448,3 +448,15 @@ func TestCloudEventsHeaders(t *testing.T) {
 	says(t, r.Route(event(without(decoder.ID)), &m), "id", "CloudEvent")
 	says(t, r.Route(event(with(decoder.Type, "x"), with(decoder.ID, "")), &m), "id", "CloudEvent")
 }
+
+func TestAppendTime(t *testing.T) {
+	berlin := time.FixedZone("", 2*3600)
+	for _, at := range []time.Time{
+		{}, time.Unix(0, 0), time.Unix(-1, 999_999_999), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
+		time.Date(2024, 2, 29, 1, 2, 3, 40_000, berlin), time.Date(10, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		if got, want := string(AppendTime([]byte("x"), at)), "x"+at.UTC().Format(TimeFormat); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

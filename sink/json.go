@@ -116,7 +116,7 @@ func (o *object) string(name, value string) {
 func (o *object) time(name string, t time.Time) {
 	o.key(name)
 	o.b = append(o.b, '"')
-	o.b = t.AppendFormat(o.b, router.TimeFormat)
+	o.b = router.AppendTime(o.b, t)
 	o.b = append(o.b, '"')
 }
 

@@ -80,7 +80,12 @@ func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stde
 	return pipeline.New(o).Run(ctx, hurry)
 }
 
+// logTime is RFC 3339 with milliseconds: seconds are too coarse to see what took
+// how long.
+const logTime = "2006-01-02T15:04:05.000Z07:00"
+
 func logger(cfg config.Log, w io.Writer) zerolog.Logger {
+	zerolog.TimeFieldFormat = logTime
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
 		level = zerolog.InfoLevel

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +19,6 @@ import (
 type target struct {
 	database, slot, topic string // topic: the whole name of the only topic
 	events                int
-	extra                 string
 }
 
 // result is one run.
@@ -40,6 +40,9 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	contestants := b.contestants()
+	if s.contestants != nil {
+		contestants = s.contestants(b)
+	}
 	base := database + "_base"
 	if _, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", base); err != nil {
 		return err
@@ -59,12 +62,12 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n## %s: %d events\n\n", s.title, events)
+	b.printf("\n## %s: %d events\n\n", s.title, events)
 
 	results := make([][]result, len(contestants))
 	for r := range b.runs {
 		for i, c := range contestants {
-			t := target{database: database, slot: slots[i*b.runs+r], events: events, extra: s.extra}
+			t := target{database: database, slot: slots[i*b.runs+r], events: events}
 			prefix := fmt.Sprintf("%s.c%d.r%d", database, i, r)
 			t.topic = prefix + ".placed"
 			if err := b.createTopic(ctx, t.topic); err != nil {
@@ -75,14 +78,13 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			results[i] = append(results[i], res)
-			fmt.Printf("run %d  %-34s %s  (load %s)\n", r+1, c.name, res.line(events), loadAverage())
+			b.printf("run %d  %-34s %s  (load %s)\n", r+1, c.name, res.line(events), loadAverage())
 			if err := b.deleteTopic(ctx, t.topic); err != nil {
 				return err
 			}
 		}
 	}
-	printTable(contestants, results, events)
-	return nil
+	return b.show(s, summaries(contestants, results, events))
 }
 
 func dropSlots(ctx context.Context, conn *pgx.Conn, slots []string) {
@@ -193,29 +195,62 @@ func column[T any](rs []result, of func(result) T) []T {
 	return out
 }
 
-// printTable prints medians and spread, and first how many times faster
-// outboxd is than each of the others.
-func printTable(contestants []contestant, results [][]result, events int) {
-	rate := func(rs []result) (lo, mid, hi float64) {
-		rates := column(rs, func(r result) float64 { return float64(events) / r.whole.Seconds() })
-		return slices.Min(rates), median(rates), slices.Max(rates)
-	}
-	_, ours, _ := rate(results[0])
-	per := float64(events) / 1e6
-	fmt.Printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | memory |\n|---|---|---|---|---|---|---|---|\n")
+// summary is what several runs of a contestant came to: medians, and the spread
+// of the rate.
+type summary struct {
+	name            string
+	low, rate, high float64 // events a second
+	half            float64 // of the second half
+	first           time.Duration
+	cpu, walsender  float64 // seconds a million events
+	rss             int64   // bytes
+}
+
+func summaries(contestants []contestant, results [][]result, events int) (all []summary) {
+	n := float64(events)
 	for i, c := range contestants {
-		lo, mid, hi := rate(results[i])
-		half := median(column(results[i], func(r result) float64 { return float64(events) / 2 / r.secondHalf.Seconds() }))
+		rs := results[i]
+		rates := column(rs, func(r result) float64 { return n / r.whole.Seconds() })
+		all = append(all, summary{
+			name: c.name,
+			low:  slices.Min(rates), rate: median(rates), high: slices.Max(rates),
+			half:      median(column(rs, func(r result) float64 { return n / 2 / r.secondHalf.Seconds() })),
+			first:     median(column(rs, func(r result) time.Duration { return r.first })),
+			cpu:       median(column(rs, func(r result) float64 { return r.cpu.Seconds() / n * 1e6 })),
+			walsender: median(column(rs, func(r result) float64 { return r.walsender.Seconds() / n * 1e6 })),
+			rss:       median(column(rs, func(r result) int64 { return r.rss })),
+		})
+	}
+	return all
+}
+
+// show prints a table, and first how many times faster the first contestant is
+// than each of the others, and draws a plot.
+func (b *bench) show(s scenario, all []summary) error {
+	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | memory |\n|---|---|---|---|---|---|---|---|\n")
+	for i, c := range all {
 		ratio := "1"
 		if i > 0 {
-			ratio = fmt.Sprintf("outboxd is %.2f ×", ours/mid)
+			ratio = fmt.Sprintf("%s is %.2f ×", all[0].name, all[0].rate/c.rate)
 		}
-		fmt.Printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %d MiB |\n", ratio, c.name, mid, lo, hi, half,
-			median(column(results[i], func(r result) time.Duration { return r.first })).Milliseconds(),
-			median(column(results[i], func(r result) float64 { return r.cpu.Seconds() / per })),
-			median(column(results[i], func(r result) float64 { return r.walsender.Seconds() / per })),
-			median(column(results[i], func(r result) int64 { return r.rss }))>>20)
+		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
+			c.first.Milliseconds(), c.cpu, c.walsender, c.rss>>20)
 	}
+	if b.out == "" {
+		return nil
+	}
+	return writePlot(filepath.Join(b.out, s.name+".svg"), s.title, []panel{
+		{"events a second", summaryBars(all, func(s summary) float64 { return s.rate })},
+		{"CPU seconds a million events", summaryBars(all, func(s summary) float64 { return s.cpu })},
+		{"memory, MiB", summaryBars(all, func(s summary) float64 { return float64(s.rss >> 20) })},
+	})
+}
+
+func summaryBars(all []summary, of func(summary) float64) (bars []bar) {
+	for _, s := range all {
+		bars = append(bars, bar{s.name, of(s)})
+	}
+	return bars
 }
 
 func loadAverage() string {

@@ -33,34 +33,48 @@ type runner interface {
 // contestants returns outboxd first.
 func (b *bench) contestants() []contestant {
 	all := []contestant{
-		b.outboxd("outboxd", b.binary),
+		b.outboxd("outboxd", b.binary, ""),
 		{"bare reader, socket left full", runBare("-deliver"), nil},
 		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
 		{"bare eager reader, no Kafka", runBare("-eager"), nil},
 	}
 	if b.against != "" {
-		all = slices.Insert(all, 1, b.outboxd("outboxd, "+filepath.Base(b.against), b.against))
+		all = slices.Insert(all, 1, b.outboxd("outboxd, "+filepath.Base(b.against), b.against, ""))
 	}
 	if b.debezium {
 		all = append(all, debeziumContestants()...)
 	}
-	skip := strings.Split(b.skip, ",")
+	return b.kept(all)
+}
+
+// formats returns outboxd with each form of value.
+func (b *bench) formats() []contestant {
+	return b.kept([]contestant{
+		b.outboxd("raw", b.binary, ""),
+		b.outboxd("json", b.binary, "value: {format: json}"),
+		b.outboxd("cloudevents", b.binary, "value: {format: cloudevents}"),
+	})
+}
+
+func (b *bench) kept(all []contestant) []contestant {
+	skip := strings.Split(b.skip, ";")
 	return slices.DeleteFunc(all, func(c contestant) bool { return slices.Contains(skip, c.name) })
 }
 
-// outboxd is a contestant from a binary of this program.
-func (*bench) outboxd(name, binary string) contestant {
+// outboxd is a contestant from a binary of this program, with further
+// configuration.
+func (*bench) outboxd(name, binary, extra string) contestant {
 	return contestant{
 		name: name,
 		run: func(ctx context.Context, b *bench, t target) (result, error) {
-			cmd, err := b.outboxdCommand(binary, t)
+			cmd, err := b.outboxdCommand(binary, extra, t)
 			if err != nil {
 				return result{}, err
 			}
 			return b.measure(ctx, t, cmd)
 		},
 		start: func(_ context.Context, b *bench, t target) (runner, error) {
-			cmd, err := b.outboxdCommand(binary, t)
+			cmd, err := b.outboxdCommand(binary, extra, t)
 			if err != nil {
 				return nil, err
 			}
@@ -69,14 +83,14 @@ func (*bench) outboxd(name, binary string) contestant {
 	}
 }
 
-func (b *bench) outboxdCommand(binary string, t target) (*exec.Cmd, error) {
+func (b *bench) outboxdCommand(binary, extra string, t target) (*exec.Cmd, error) {
 	file := filepath.Join(b.dir, t.slot+".yaml")
 	config := fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
 kafka: {brokers: ["%s"]}
 route: {topic: "%s{type}"}
 http: {listen: ""}
 %s
-`, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), t.extra)
+`, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), extra)
 	return exec.Command(binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
 }
 

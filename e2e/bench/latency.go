@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,7 @@ type spread struct {
 // latency measures a steady load of one-row transactions.
 func latency(rate int) func(context.Context, *bench, scenario) error {
 	return func(ctx context.Context, b *bench, s scenario) error {
-		fmt.Printf("\n## %s\n\n", s.title)
+		b.printf("\n## %s\n\n", s.title)
 		contestants := slices.DeleteFunc(b.contestants(), func(c contestant) bool { return c.start == nil })
 		results := make([][]spread, len(contestants))
 		// The servers' own first minute is not the contestants'.
@@ -42,11 +43,12 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 					return fmt.Errorf("%s: %w", c.name, err)
 				}
 				results[i] = append(results[i], res)
-				fmt.Printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (load %s)\n", r+1, c.name,
+				b.printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (load %s)\n", r+1, c.name,
 					ms(res.p50), ms(res.p99), ms(res.max), res.cpu.Seconds(), res.rate, loadAverage())
 			}
 		}
-		fmt.Printf("\n| contestant | p50 | p99 (min–max) | CPU s a minute |\n|---|---|---|---|\n")
+		panels := []panel{{title: "median, ms"}, {title: "99th percentile, ms"}, {title: "CPU seconds a minute"}}
+		b.printf("\n| contestant | p50 | p99 (min–max) | CPU s a minute |\n|---|---|---|---|\n")
 		for i, c := range contestants {
 			of := func(f func(spread) time.Duration) (values []time.Duration) {
 				for _, r := range results[i] {
@@ -55,10 +57,16 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 				return values
 			}
 			p99 := of(func(r spread) time.Duration { return r.p99 })
-			fmt.Printf("| %s | %.2f ms | %.2f ms (%.2f–%.2f) | %.1f |\n", c.name, ms(median(of(func(r spread) time.Duration { return r.p50 }))),
-				ms(median(p99)), ms(slices.Min(p99)), ms(slices.Max(p99)), median(of(func(r spread) time.Duration { return r.cpu })).Seconds())
+			p50, cpu := ms(median(of(func(r spread) time.Duration { return r.p50 }))), median(of(func(r spread) time.Duration { return r.cpu })).Seconds()
+			b.printf("| %s | %.2f ms | %.2f ms (%.2f–%.2f) | %.1f |\n", c.name, p50, ms(median(p99)), ms(slices.Min(p99)), ms(slices.Max(p99)), cpu)
+			for j, v := range []float64{p50, ms(median(p99)), cpu} {
+				panels[j].bars = append(panels[j].bars, bar{c.name, v})
+			}
 		}
-		return nil
+		if b.out == "" {
+			return nil
+		}
+		return writePlot(filepath.Join(b.out, s.name+".svg"), s.title, panels)
 	}
 }
 

@@ -16,7 +16,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"time"
 
 	"outboxd/internal/testbed"
 )
@@ -33,8 +35,8 @@ func main() {
 	flag.StringVar(&b.version, "postgres", "15", "PostgreSQL major version")
 	flag.StringVar(&b.binary, "outboxd", "", "binary to measure; built here if empty")
 	flag.StringVar(&b.against, "against", "", "another binary of outboxd to measure beside it")
-	flag.StringVar(&b.out, "out", "", "folder for the table and the plot")
-	flag.StringVar(&b.skip, "skip", "", "comma-separated contestants to leave out")
+	flag.StringVar(&b.out, "out", "", "folder for results.md and a plot of each scenario")
+	flag.StringVar(&b.skip, "skip", "", "contestants to leave out, separated by ;")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -57,6 +59,7 @@ type bench struct {
 	binary, out, skip string
 	against           string
 
+	printed  strings.Builder
 	dir      string
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
@@ -93,6 +96,8 @@ func (b *bench) run(ctx context.Context, only string) error {
 	}
 	defer b.kafka.Close()
 
+	b.printf("%s, PostgreSQL %s, Kafka %s, %d processors, load %s\n",
+		time.Now().Format(time.DateOnly), b.version, testbed.KafkaVersion, runtime.NumCPU(), loadAverage())
 	var errs []error
 	for _, s := range chosen {
 		if err := s.run(ctx, b, s); err != nil {
@@ -102,5 +107,15 @@ func (b *bench) run(ctx context.Context, only string) error {
 			break
 		}
 	}
+	if b.out != "" {
+		errs = append(errs, os.WriteFile(filepath.Join(b.out, "results.md"), []byte(b.printed.String()), 0o644))
+	}
 	return errors.Join(errs...)
+}
+
+// printf prints, and keeps for the file in -out.
+func (b *bench) printf(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	fmt.Print(line)
+	b.printed.WriteString(line)
 }
