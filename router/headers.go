@@ -45,6 +45,9 @@ func (r *Router) describe(ev *decoder.Event, m *Message) error {
 	if r.contentType != nil && ev.Values[decoder.Payload] != nil {
 		m.header(contentType, r.contentType)
 	}
+	if rules.Replayed {
+		m.header("replayed", trueText)
+	}
 	return nil
 }
 

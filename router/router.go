@@ -70,6 +70,8 @@ type Rules struct {
 	// ContentType, if not empty, is the last header, content-type, of records with
 	// a value: it tells consumers its form.
 	ContentType string
+	// Replayed adds the header replayed: true, to records of any style.
+	Replayed bool
 	// Source is the CloudEvents source, for that style.
 	Source string
 }

@@ -129,6 +129,6 @@ func rootCommand(hurry context.Context) *cobra.Command {
 		}
 		return config.Load(path, os.Environ())
 	}
-	root.AddCommand(runCommand(load, hurry), initCommand(load), versionCommand())
+	root.AddCommand(runCommand(load, hurry), replayCommand(load), initCommand(load), versionCommand())
 	return root
 }

@@ -75,6 +75,7 @@ const (
 	objectNotInPrerequisiteState = "55000"
 
 	objectInUse       = "55006"
+	tooManyObjects    = "53400" // configuration_limit_exceeded
 	undefinedFunction = "42883"
 	undefinedObject   = "42704"
 )

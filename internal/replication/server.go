@@ -369,6 +369,25 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	return s, nil
 }
 
+// StartCopy streams from a temporary copy of the slot, which ends with the
+// connection: neither the slot nor who streams from it notices.
+func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memory) (*Stream, error) {
+	// A temporary slot belongs to the server process that made it, so it has to
+	// be this one. The call reads nothing of the outbox's catalog: see Conn.
+	name := fmt.Sprintf("%.40s_replay_%d", c.o.Slot, c.pg.PID())
+	_, err := query(ctx, c.pg, fmt.Sprintf("SELECT pg_copy_logical_replication_slot(%s, %s, true)", quote(c.o.Slot), quote(name)))
+	switch sqlState(err) {
+	case "":
+	case tooManyObjects:
+		return nil, &Error{fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
+	}
+	c.o.Slot = name
+	return c.Start(ctx, start, memory)
+}
+
 // start sends START_REPLICATION and reads until the copy begins.
 func (s *Stream) start(slot, publication string, at pglogrepl.LSN) error {
 	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s')`,

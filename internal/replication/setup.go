@@ -198,7 +198,7 @@ func (c *Conn) makeSlot(ctx context.Context) (*offsets.Slot, error) {
 	case duplicateObject:
 	case insufficientPrivilege:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
-	case "53400":
+	case tooManyObjects:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
 	default:
 		if err != nil {

@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// replay runs the command to its end.
+func (s *scenario) replay(args ...string) (code int, stdout, stderr string) {
+	s.t.Helper()
+	return invoke(s.t, append([]string{"replay", "--config", s.configFile()}, args...)...)
+}
+
+// same tells whether a record is another one again, but for the header that says
+// so.
+func same(first, again record) bool {
+	last := len(again.headers) - 1
+	return first.topic == again.topic && first.partition == again.partition && first.key == again.key &&
+		string(first.value) == string(again.value) && len(first.headers) == last &&
+		fmt.Sprint(first.headers) == fmt.Sprint(again.headers[:last]) &&
+		again.headers[last].Key == "replayed" && string(again.headers[last].Value) == "true"
+}
+
+// A past window is published again beside a running connector, which does not
+// notice: what is published are the same records, of exactly the transactions
+// that were committed in the window, read with the columns of their time.
+func TestReplay(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.startStreaming().stop()
+	s.extra = "delivery: {confirm_interval: 1h}" // the window stays open
+	begin := s.confirmed()
+	var bounds []pglogrepl.LSN
+	for i, ddl := range []string{"SELECT", "ALTER TABLE outbox ADD COLUMN note text DEFAULT 'x'", "ALTER TABLE outbox RENAME note TO remark", "SELECT"} {
+		bounds = append(bounds, s.lsn("SELECT pg_current_wal_insert_lsn()::text"))
+		s.events(10*i+1, 10*i+10)
+		s.exec(ddl)
+	}
+	c := s.startStreaming()
+	s.waitArrived(40)
+	first := s.read()
+
+	if code, stdout, stderr := s.replay("--dry-run"); code != 0 || stdout != fmt.Sprintf("would publish 40 events of 4 transactions committed from %s to %s\n", begin, s.end(stdout)) {
+		t.Errorf("exit %d, %q, %s", code, stdout, stderr)
+	}
+	code, stdout, stderr := s.replay("--from-lsn", bounds[1].String(), "--to-lsn", bounds[3].String())
+	if want := fmt.Sprintf("published 20 events of 2 transactions committed from %s to %s\n", bounds[1], bounds[3]); code != 0 || stdout != want {
+		t.Fatalf("exit %d, %q, want %q\n%s", code, stdout, want, stderr)
+	}
+	again := s.read()
+	if len(again) != 60 {
+		t.Errorf("%d records, want the 40 and 20 of them again", len(again))
+	}
+	for _, r := range again {
+		if r.header("replayed") == "" {
+			continue
+		}
+		i := slices.IndexFunc(first, func(f record) bool { return f.id == r.id })
+		if i < 0 || !same(first[i], r) {
+			t.Errorf("not the same again: %v %s %v", r, r.value, r.headers)
+		}
+		if at := r.commitLSN(t); at < bounds[1] || at >= bounds[3] {
+			t.Errorf("%v is outside the window", r)
+		}
+	}
+
+	// --from-lsn includes, --to-lsn excludes the commit that they name.
+	third := s.positionOf(first, "21")
+	for _, test := range []struct{ from, to, says string }{
+		{third.String(), (third + 1).String(), "10 events of 1 transaction "},
+		{begin.String(), third.String(), "20 events of 2 transactions "},
+		{(third + 1).String(), bounds[3].String(), "0 events of 0 transactions "},
+	} {
+		if code, stdout, stderr := s.replay("--dry-run", "--from-lsn", test.from, "--to-lsn", test.to); code != 0 || !strings.Contains(stdout, test.says) {
+			t.Errorf("from %s to %s: exit %d, %q, %s; want %q", test.from, test.to, code, stdout, stderr, test.says)
+		}
+	}
+
+	// What is not there is refused, with what is.
+	for _, test := range [][]string{
+		{"--from-lsn", (begin - 1).String()},
+		{"--to-lsn", "FF/0"},
+	} {
+		if code, _, stderr := s.replay(test...); code != 3 || !strings.Contains(stderr, "is outside of "+begin.String()+" to ") || !strings.Contains(stderr, "delivery.rewind") {
+			t.Errorf("%v: exit %d, %s", test, code, stderr)
+		}
+	}
+	if code, _, stderr := s.replay("--from-lsn", bounds[3].String(), "--to-lsn", bounds[1].String()); code != 2 {
+		t.Errorf("a window that ends before it begins: exit %d, %s", code, stderr)
+	}
+
+	// The connector and its slot did not notice.
+	if at := s.confirmed(); at != begin {
+		t.Errorf("the slot was moved from %s to %s", begin, at)
+	}
+	if n := s.value("SELECT count(*)::text FROM pg_replication_slots WHERE database = current_database()"); n != "1" {
+		t.Errorf("%s slots are left", n)
+	}
+	s.events(41, 45)
+	s.waitArrived(65)
+	if c.count(`"message":"streaming"`) != 1 {
+		t.Errorf("the connector's stream was interrupted:\n%s", c.tail(10))
+	}
+	c.stop()
+	if code, stdout, stderr := s.replay(); code != 0 || !strings.HasPrefix(stdout, "published 0 events of 0 transactions") {
+		t.Errorf("after all is confirmed: exit %d, %q, %s", code, stdout, stderr)
+	}
+}
+
+// end is the last position that a replay printed.
+func (s *scenario) end(stdout string) string {
+	fields := strings.Fields(stdout)
+	if len(fields) == 0 {
+		return ""
+	}
+	return fields[len(fields)-1]
+}
+
+func (s *scenario) positionOf(records []record, id string) pglogrepl.LSN {
+	s.t.Helper()
+	for _, r := range records {
+		if r.id == id {
+			return r.commitLSN(s.t)
+		}
+	}
+	s.t.Fatalf("no record of id %s", id)
+	return 0
+}
+
+// waitArrived waits until that many records are in the scenario's topics.
+func (s *scenario) waitArrived(n int64) {
+	s.t.Helper()
+	waitFor(s.t, 60*time.Second, func() (string, bool) {
+		have := s.arrived()
+		return fmt.Sprintf("%d records of %d", have, n), have >= n
+	})
+}
+
+// A slot that is gone, or lost its WAL, has no window.
+func TestReplayWithoutSlot(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.startStreaming().stop()
+	s.exec("SELECT pg_drop_replication_slot('" + s.slotName + "')")
+	if code, _, stderr := s.replay(); code != 3 || !strings.Contains(stderr, "slot is gone") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if n := s.value("SELECT count(*)::text FROM pg_replication_slots WHERE database = current_database()"); n != "0" {
+		t.Error("a replay made a slot")
+	}
+}
