@@ -67,6 +67,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stde
 		if err != nil {
 			return fmt.Errorf("http.listen: %w; choose another address, or \"\" to turn it off", err)
 		}
+		log.Info().Stringer("address", l.Addr()).Msg("serving HTTP")
 		serving, stop := context.WithCancel(context.Background())
 		defer stop()
 		go func() {

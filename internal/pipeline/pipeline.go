@@ -96,6 +96,7 @@ func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
 	if p.known, err = p.stored(ctx); err != nil {
 		return err
 	}
+	go p.watchSlot(ctx)
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
 		started := time.Now()

@@ -55,6 +55,10 @@ type report struct {
 	InFlightEvents int64   `json:"in_flight_events"`
 	InFlightBytes  int64   `json:"in_flight_bytes"`
 	OldestUnacked  float64 `json:"oldest_unacked_seconds"`
+	// Of the slot, absent until it was asked about.
+	RetainedBytes *int64 `json:"slot_retained_bytes,omitempty"`
+	SafeBytes     *int64 `json:"slot_safe_bytes,omitempty"` // absent without a limit, too
+	WALStatus     string `json:"slot_wal_status,omitempty"`
 }
 
 func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
@@ -72,6 +76,12 @@ func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
 		r.InFlightEvents = g.InFlightEvents()
 		r.InFlightBytes = g.InFlightBytes()
 		r.OldestUnacked = g.OldestUnacked().Seconds()
+	}
+	if slot := s.slot.Load(); slot != nil {
+		r.RetainedBytes, r.WALStatus = &slot.Retained, slot.WALStatus
+		if slot.Safe >= 0 {
+			r.SafeBytes = &slot.Safe
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)

@@ -3,6 +3,7 @@
 package status
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,16 @@ type Gauges struct {
 	OldestUnacked func() time.Duration
 }
 
+// Slot is what the replication slot costs its server, as last asked for.
+type Slot struct {
+	Retained  int64 // bytes of WAL that are kept for it
+	Safe      int64 // bytes that may be written before it can lose WAL; -1: no limit
+	WALStatus string
+}
+
+// walStatuses are those of pg_replication_slots.
+var walStatuses = []string{"reserved", "extended", "unreserved", "lost"}
+
 // Status is safe for any goroutine, but for Acked, which belongs to one.
 type Status struct {
 	registry *prometheus.Registry
@@ -37,6 +48,7 @@ type Status struct {
 	lastCounter prometheus.Counter
 
 	gauges atomic.Pointer[Gauges]
+	slot   atomic.Pointer[Slot]
 
 	mu            sync.Mutex
 	started       time.Time
@@ -76,6 +88,21 @@ func New(readyWithin time.Duration) *Status {
 	s.gauge("oldest_unacked_seconds", "How long Kafka has acknowledged nothing although something is in flight.", func(g *Gauges) float64 { return g.OldestUnacked().Seconds() })
 	s.gauge("received_lsn", "Newest position that the server named on this stream.", func(g *Gauges) float64 { return float64(g.ReceivedLSN()) })
 	s.gauge("confirmed_lsn", "Position up to which everything is acknowledged by Kafka.", func(g *Gauges) float64 { return float64(g.Confirmed()) })
+	s.slotGauge("slot_retained_bytes", "WAL that PostgreSQL keeps for the slot.", nil, func(slot *Slot) float64 { return float64(slot.Retained) })
+	s.slotGauge("slot_safe_bytes", "WAL that may be written before the slot can lose some; +Inf without a limit.", nil, func(slot *Slot) float64 {
+		if slot.Safe < 0 {
+			return math.Inf(1)
+		}
+		return float64(slot.Safe)
+	})
+	for _, status := range walStatuses {
+		s.slotGauge("slot_wal_status", "1 for the slot's wal_status of now.", prometheus.Labels{"status": status}, func(slot *Slot) float64 {
+			if slot.WALStatus == status {
+				return 1
+			}
+			return 0
+		})
+	}
 	for _, side := range []string{"postgres", "kafka"} {
 		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "outboxd_connected", Help: "1 while that side works.", ConstLabels: prometheus.Labels{"side": side},
@@ -93,6 +120,19 @@ func (s *Status) gauge(name, help string, read func(*Gauges) float64) {
 		return 0
 	}))
 }
+
+// slotGauge is 0 until the slot was asked about.
+func (s *Status) slotGauge(name, help string, labels prometheus.Labels, read func(*Slot) float64) {
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outboxd_" + name, Help: help, ConstLabels: labels}, func() float64 {
+		if slot := s.slot.Load(); slot != nil {
+			return read(slot)
+		}
+		return 0
+	}))
+}
+
+// Slot notes the slot's health.
+func (s *Status) Slot(slot Slot) { s.slot.Store(&slot) }
 
 func (s *Status) side(side string) float64 {
 	s.mu.Lock()

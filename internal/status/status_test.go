@@ -295,3 +295,30 @@ func TestAckedDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations an event", n)
 	}
 }
+
+func TestSlotHealth(t *testing.T) {
+	s := New(time.Minute)
+	get := serve(t, s)
+	_, body := get("/metrics")
+	metric(t, body, "outboxd_slot_retained_bytes", "0")
+	metric(t, body, `outboxd_slot_wal_status{status="reserved"}`, "0")
+	if _, body := get("/status"); strings.Contains(body, "slot_") {
+		t.Errorf("a slot that was not asked about: %s", body)
+	}
+
+	s.Slot(Slot{Retained: 4096, Safe: -1, WALStatus: "reserved"})
+	_, body = get("/metrics")
+	metric(t, body, "outboxd_slot_retained_bytes", "4096")
+	metric(t, body, "outboxd_slot_safe_bytes", "+Inf")
+	metric(t, body, `outboxd_slot_wal_status{status="reserved"}`, "1")
+	metric(t, body, `outboxd_slot_wal_status{status="lost"}`, "0")
+
+	s.Slot(Slot{Retained: 8192, Safe: 100, WALStatus: "unreserved"})
+	_, body = get("/metrics")
+	metric(t, body, "outboxd_slot_safe_bytes", "100")
+	metric(t, body, `outboxd_slot_wal_status{status="reserved"}`, "0")
+	metric(t, body, `outboxd_slot_wal_status{status="unreserved"}`, "1")
+	if _, body := get("/status"); !strings.Contains(body, `"slot_retained_bytes": 8192`) || !strings.Contains(body, `"slot_safe_bytes": 100`) || !strings.Contains(body, `"slot_wal_status": "unreserved"`) {
+		t.Errorf("/status: %s", body)
+	}
+}
