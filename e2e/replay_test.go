@@ -152,3 +152,43 @@ func TestReplayWithoutSlot(t *testing.T) {
 		t.Error("a replay made a slot")
 	}
 }
+
+// `run --from-lsn` starts at the commit that it names, and what it then confirms is
+// the position of the next start.
+func TestRunFromLSN(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.storeInFile()
+	s.extra = strings.Replace(s.extra, "confirm_interval: 100ms", "confirm_interval: 1h", 1)
+	s.startStreaming().stop()
+	begin := s.confirmed()
+	for i := range 3 {
+		s.events(10*i+1, 10*i+10)
+	}
+	c := s.startStreaming()
+	s.waitArrived(30)
+	c.kill()
+	second := s.positionOf(s.read(), "11")
+
+	for _, lsn := range []pglogrepl.LSN{begin - 1, 0xFF << 32} {
+		s.start("--from-lsn", lsn.String()).failsWith(3, lsn.String()+" is outside of "+begin.String(), "delivery.rewind")
+	}
+	if at := s.confirmed(); at != begin {
+		t.Errorf("a position that was refused moved the slot from %s to %s", begin, at)
+	}
+	c = s.startStreaming("--from-lsn", second.String())
+	s.waitArrived(50)
+	c.stop()
+	counts := make(map[string]int)
+	for _, r := range s.read() {
+		counts[r.id]++
+	}
+	for id, want := range map[string]int{"10": 1, "11": 2, "20": 2, "21": 2, "30": 2} {
+		if counts[id] != want {
+			t.Errorf("event %s is there %d times, want %d", id, counts[id], want)
+		}
+	}
+	c = s.startStreaming()
+	s.events(31, 31)
+	s.waitArrived(51)
+	c.stop()
+}

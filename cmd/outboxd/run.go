@@ -20,6 +20,7 @@ import (
 
 func runCommand(load func() (*config.Config, error), hurry context.Context) *cobra.Command {
 	var acceptGap bool
+	var from lsnFlag
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "streams outbox events to Kafka until it is told to stop",
@@ -28,17 +29,21 @@ func runCommand(load func() (*config.Config, error), hurry context.Context) *cob
 			"Faults that pass (a database or broker that is down, a topic or a right that is missing) never end it:\n" +
 			"it tries again, and /readyz says why. Exit codes: 1 an operator must look, 2 bad configuration,\n" +
 			"3 the stored position cannot be trusted.",
-		Example: "  outboxd run --config outboxd.yaml",
+		Example: "  outboxd run --config outboxd.yaml\n  outboxd run --from-lsn 16/B374D848",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load()
 			if err != nil {
 				return err
 			}
-			return failed(stream(cmd.Context(), hurry, cfg, acceptGap, cmd.ErrOrStderr()))
+			return failed(stream(cmd.Context(), hurry, cfg, func(o *pipeline.Options) {
+				o.AcceptGap, o.From = acceptGap, from.lsn
+			}, cmd.ErrOrStderr()))
 		},
 	}
 	cmd.Flags().BoolVar(&acceptGap, "accept-gap", false, "go on from the slot's own position when the stored one is refused, and log what is skipped")
+	cmd.Flags().Var(&from, "from-lsn", "commit `LSN`, or a record's position, to start at instead of the stored position: what Kafka lost is published\n"+
+		"again, as far back as the slot's confirmed position (see delivery.rewind)")
 	return cmd
 }
 
@@ -50,7 +55,7 @@ const drainTimeout = 25 * time.Second
 // collection is rare and its slack would be memory for nothing.
 const gcPercent = 40
 
-func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stderr io.Writer) error {
+func stream(ctx, hurry context.Context, cfg *config.Config, start func(*pipeline.Options), stderr io.Writer) error {
 	log := logger(cfg.Log, stderr)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -61,7 +66,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, acceptGap bool, stde
 	if err != nil {
 		return err
 	}
-	o.AcceptGap = acceptGap
+	start(&o)
 	if cfg.HTTP.Listen != "" {
 		l, err := net.Listen("tcp", cfg.HTTP.Listen)
 		if err != nil {

@@ -47,8 +47,10 @@ type Options struct {
 	MemoryLimit  int64         // bytes of events that are not yet acknowledged
 	// AcceptGap goes on from the slot when the stored position is refused.
 	AcceptGap bool
-	Log       zerolog.Logger
-	Status    *status.Status
+	// From is the commit LSN to start at instead of the stored position; 0: none.
+	From   pglogrepl.LSN
+	Log    zerolog.Logger
+	Status *status.Status
 }
 
 // Pipeline runs one outbox. Its fields belong to the goroutine of Run.
@@ -256,6 +258,17 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	case err != nil:
 		start = server.Slot.ConfirmedFlush
 	}
+	if from := p.o.From; from != 0 {
+		window, err := offsets.WindowOf(server)
+		if err == nil {
+			err = window.Contains(from)
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.log.Warn().Stringer("stored", start).Stringer("from", from).Msg("starting where --from-lsn says instead of at the stored position")
+		start, p.published = from, decoder.Position{}
+	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
 	changed := p.known == nil || *p.known != known
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
@@ -278,7 +291,7 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		}
 	}
 	p.shared = false
-	p.o.AcceptGap = false // it is for the start only
+	p.o.AcceptGap, p.o.From = false, 0 // they are for the start only
 	return stream, nil
 }
 
