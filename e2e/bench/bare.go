@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sys/unix"
 )
 
 // bare is what a connector costs at least: it reads the stream and, with
@@ -26,17 +27,22 @@ func bare(args []string) error {
 	flags := flag.NewFlagSet("bare", flag.ExitOnError)
 	eager := flags.Bool("eager", false, "read as soon as something is there")
 	deliver := flags.Bool("deliver", false, "produce to Kafka")
+	receiveBuffer := flags.Int("buffer", 256<<10, "receive buffer of the socket, if not eager, in bytes")
+	rest := flags.Duration("rest", 10*time.Millisecond, "how long to wait after a read of less than half a receive buffer, if not eager")
 	_ = flags.Parse(args)
 	dsn, slot, broker, topic := flags.Arg(0), flags.Arg(1), flags.Arg(2), flags.Arg(3)
 	events, err := strconv.ParseInt(flags.Arg(4), 10, 64)
 	if err != nil {
 		return err
 	}
-	conn, err := bareStream(dsn, slot, *eager)
+	if *eager {
+		*receiveBuffer, *rest = 0, 0
+	}
+	conn, err := bareStream(dsn, slot, *receiveBuffer)
 	if err != nil {
 		return err
 	}
-	r := bareReader{conn: conn, eager: *eager, events: events, topic: topic, buf: make([]byte, 512<<10)}
+	r := bareReader{conn: conn, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
 	if *deliver {
 		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
 			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
@@ -50,18 +56,39 @@ func bare(args []string) error {
 		<-stop
 		os.Exit(0)
 	}()
-	return r.read()
+	if err := r.read(); err != nil {
+		return err
+	}
+	fmt.Println(r.reads, segments(conn))
+	return nil
 }
 
-func bareStream(dsn, slot string, eager bool) (net.Conn, error) {
+// segments is how many TCP segments with data have arrived.
+func segments(conn net.Conn) (n uint32) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+					n = info.Data_segs_in
+				}
+			})
+		}
+	}
+	return n
+}
+
+// bareStream starts to stream; receiveBuffer 0 leaves the socket's to the system.
+func bareStream(dsn, slot string, receiveBuffer int) (net.Conn, error) {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	config.RuntimeParams["replication"] = "database"
-	if !eager {
+	if receiveBuffer > 0 {
 		dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 256<<10) })
+			return c.Control(func(fd uintptr) {
+				_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer)
+			})
 		}}
 		config.DialFunc = dialer.DialContext
 	}
@@ -84,10 +111,12 @@ func bareStream(dsn, slot string, eager bool) (net.Conn, error) {
 type bareReader struct {
 	conn   net.Conn
 	client *kgo.Client
-	eager  bool
+	rest   time.Duration // after a read of less than little bytes
+	little int
 	events int64
 	topic  string
 	buf    []byte
+	reads  int
 	seen   int64
 	acked  atomic.Int64
 }
@@ -103,6 +132,7 @@ func (r *bareReader) read() error {
 			return err
 		}
 		used += n
+		r.reads++
 		rest := r.buf[:used]
 		for len(rest) >= 5 {
 			size := 1 + int(binary.BigEndian.Uint32(rest[1:]))
@@ -125,8 +155,8 @@ func (r *bareReader) read() error {
 			}
 			status = time.Now()
 		}
-		if !r.eager && n < 128<<10 && r.seen < r.events {
-			time.Sleep(10 * time.Millisecond)
+		if n < r.little && r.seen < r.events {
+			time.Sleep(r.rest)
 		}
 	}
 }

@@ -28,6 +28,7 @@ type result struct {
 	cpu               time.Duration // of the contestant
 	walsender         time.Duration // CPU of the server process that decodes
 	rss               int64         // bytes
+	reads, segments   int           // of the replication connection, where a reader counts them
 }
 
 // catchUp lets every contestant drain the same rows, in turns.
@@ -176,9 +177,13 @@ func (b *bench) walsender(ctx context.Context, slot string) time.Duration {
 
 func (r result) line(events int) string {
 	per := float64(events) / 1e6
-	return fmt.Sprintf("%8.0f events/s  second half %8.0f  first %4d ms  CPU %5.2f s/M  walsender %5.2f s/M  memory %4d MiB",
+	line := fmt.Sprintf("%8.0f events/s  second half %8.0f  first %4d ms  CPU %5.2f s/M  walsender %5.2f s/M  memory %4d MiB",
 		float64(events)/r.whole.Seconds(), float64(events)/2/r.secondHalf.Seconds(), r.first.Milliseconds(),
 		r.cpu.Seconds()/per, r.walsender.Seconds()/per, r.rss>>20)
+	if r.reads > 0 {
+		line += fmt.Sprintf("  reads %7.0f/M  segments %7.0f/M", float64(r.reads)/per, float64(r.segments)/per)
+	}
+	return line
 }
 
 func median[T int64 | float64 | time.Duration](values []T) T {

@@ -47,6 +47,20 @@ func (b *bench) contestants() []contestant {
 	return b.kept(all)
 }
 
+// readers returns readers that throw everything away, with different receive
+// buffers and rests: how much must arrive during a rest for the server to find
+// the socket full?
+func (b *bench) readers() []contestant {
+	all := []contestant{{"eager", runBare("-eager"), nil}}
+	for _, buffer := range []int{64, 256, 1024} {
+		for _, rest := range []string{"1ms", "3ms", "10ms", "30ms"} {
+			all = append(all, contestant{fmt.Sprintf("buffer %d KiB, rest %s", buffer, rest),
+				runBare("-buffer", strconv.Itoa(buffer<<10), "-rest", rest), nil})
+		}
+	}
+	return b.kept(all)
+}
+
 // formats returns outboxd with each form of value.
 func (b *bench) formats() []contestant {
 	return b.kept([]contestant{
@@ -170,7 +184,8 @@ func (b *bench) measure(ctx context.Context, t target, cmd *exec.Cmd) (result, e
 // measureAlone runs a contestant that ends by itself and has no topic.
 func (b *bench) measureAlone(ctx context.Context, t target, cmd *exec.Cmd) (res result, err error) {
 	started := time.Now()
-	cmd.Stderr = os.Stderr
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return res, err
 	}
@@ -182,6 +197,9 @@ func (b *bench) measureAlone(ctx context.Context, t target, cmd *exec.Cmd) (res 
 			res.whole = time.Since(started)
 			res.secondHalf = res.whole / 2
 			res.usage(cmd.ProcessState)
+			if err == nil {
+				_, err = fmt.Sscan(stdout.String(), &res.reads, &res.segments)
+			}
 			return res, err
 		case <-time.After(100 * time.Millisecond):
 			if used := b.walsender(ctx, t.slot); used > 0 {

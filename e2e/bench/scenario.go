@@ -27,6 +27,7 @@ var scenarios = []scenario{
 	{name: "large", title: "catch-up, one transaction", run: catchUp, rowsPerTx: 1 << 30, payload: 300, share: 0.5},
 	{name: "wide", title: "catch-up, 100-row transactions, 2 KB payloads", run: catchUp, rowsPerTx: 100, payload: 2000, share: 0.3},
 	{name: "foreign", title: "catch-up, the outbox is 1% of the rows written", run: catchUp, rowsPerTx: 10, payload: 300, share: 0.02, foreign: 99},
+	{name: "reading", title: "ways to read, one-row transactions, no Kafka", run: catchUp, rowsPerTx: 1, payload: 300, share: 0.3, contestants: (*bench).readers},
 	{name: "formats", title: "catch-up, each form of value, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).formats},
 	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000)},

@@ -13,7 +13,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -80,7 +79,7 @@ func parseDSN(dsn string) (*pgconn.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse postgres.dsn: %w", err)
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second, Control: setReceiveBuffer}
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	if cfg.ConnectTimeout > 0 {
 		dialer.Timeout = cfg.ConnectTimeout
 	}
@@ -89,21 +88,6 @@ func parseDSN(dsn string) (*pgconn.Config, error) {
 		cfg.RuntimeParams["application_name"] = "outboxd"
 	}
 	return cfg, nil
-}
-
-// setReceiveBuffer fixes the socket's buffer before the connection is made: see
-// pace.
-func setReceiveBuffer(network, _ string, c syscall.RawConn) error {
-	if !strings.HasPrefix(network, "tcp") {
-		return nil
-	}
-	var failed error
-	if err := c.Control(func(fd uintptr) {
-		failed = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer)
-	}); err != nil {
-		return err
-	}
-	return failed
 }
 
 // Connect opens the connections and asks the server who it is.
@@ -355,6 +339,9 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	statusEvery := statusAtLeast
 	if c.timeout > 0 {
 		statusEvery = min(statusEvery, c.timeout/3)
+	}
+	if err := narrow(hijacked.Conn); err != nil {
+		c.o.Log.Debug().Err(err).Msg("the receive buffer was left as it is: streaming may be slower")
 	}
 	s := newStream(hijacked.Conn, memory, statusEvery, start)
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
