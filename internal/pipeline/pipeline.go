@@ -202,6 +202,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		ReceivedLSN:    stream.Received,
 		Confirmed:      func() pglogrepl.LSN { return s.tracker.Confirmed().LSN() },
 		OldestUnacked:  p.sink.Waiting,
+		Alive:          stream.Alive,
 	})
 	return s.run(ctx, hurry)
 }

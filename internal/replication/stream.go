@@ -56,6 +56,7 @@ type Stream struct {
 	statusDue   atomic.Bool
 	interrupted atomic.Pointer[error]
 	received    atomic.Uint64
+	alive       atomic.Int64 // Unix nanoseconds, see Alive
 }
 
 // FrameKind tells what a frame is.
@@ -83,6 +84,7 @@ func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start p
 	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, lastStatus: now, lastReceived: now}
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
+	s.alive.Store(now.UnixNano())
 	return s
 }
 
@@ -238,6 +240,7 @@ func (s *Stream) status() error {
 
 func (s *Stream) statusNow() error {
 	now := time.Now()
+	s.alive.Store(now.UnixNano())
 	silent := now.Sub(s.lastReceived)
 	if silent >= silentAfter {
 		return &Error{
@@ -315,6 +318,10 @@ func (s *Stream) Confirm(c offsets.Confirmed) {
 
 // Received returns the newest position that the server named.
 func (s *Stream) Received() pglogrepl.LSN { return pglogrepl.LSN(s.received.Load()) }
+
+// Alive returns when the reading goroutine was last seen at work. Reading or
+// waiting, it passes by at least every ten seconds.
+func (s *Stream) Alive() time.Time { return time.Unix(0, s.alive.Load()) }
 
 // Interrupt makes Next return the error, now and until Resume. The last one
 // counts.

@@ -22,6 +22,8 @@ type Gauges struct {
 	// OldestUnacked is how long Kafka has acknowledged nothing although
 	// something is in flight.
 	OldestUnacked func() time.Duration
+	// Alive is when the goroutine that does the work was last seen at it.
+	Alive func() time.Time
 }
 
 // Slot is what the replication slot costs its server, as last asked for.
@@ -196,6 +198,18 @@ func (s *Status) Confirmed(lsn pglogrepl.LSN, all bool) {
 		s.confirmedLSN = max(lsn, s.confirmedLSN)
 		s.confirmedAt = time.Now()
 	}
+}
+
+// stuckAfter is how long the working goroutine may not be seen while it streams.
+const stuckAfter = time.Minute
+
+// stuck reports whether the process makes no progress, so that only a restart
+// helps. A fault of PostgreSQL or Kafka is none: it is waited for.
+func (s *Status) stuck() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gauges.Load()
+	return s.connected && g != nil && time.Since(g.Alive()) > stuckAfter
 }
 
 // notReady returns why the connector is not ready, or nil. The caller holds mu.

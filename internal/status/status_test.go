@@ -55,6 +55,7 @@ var someGauges = &Gauges{
 	ReceivedLSN:    func() pglogrepl.LSN { return 0x1_00000200 },
 	Confirmed:      func() pglogrepl.LSN { return 0x1_00000100 },
 	OldestUnacked:  func() time.Duration { return 1500 * time.Millisecond },
+	Alive:          time.Now,
 }
 
 // metric returns a sample as the text format has it: name and labels, value.
@@ -321,4 +322,26 @@ func TestSlotHealth(t *testing.T) {
 	if _, body := get("/status"); !strings.Contains(body, `"slot_retained_bytes": 8192`) || !strings.Contains(body, `"slot_safe_bytes": 100`) || !strings.Contains(body, `"slot_wal_status": "unreserved"`) {
 		t.Errorf("/status: %s", body)
 	}
+}
+
+func TestHealth(t *testing.T) {
+	s := New(time.Minute)
+	get := serve(t, s)
+	healthy := func(want int) {
+		t.Helper()
+		if code, body := get("/healthz"); code != want {
+			t.Errorf("/healthz says %d %q, want %d", code, body, want)
+		}
+	}
+	healthy(http.StatusOK)
+	g := *someGauges
+	s.Streaming(&g)
+	healthy(http.StatusOK)
+	g.Alive = func() time.Time { return time.Now().Add(-2 * stuckAfter) }
+	s.Streaming(&g)
+	healthy(http.StatusServiceUnavailable)
+	// Between connections nothing is read, and that is no reason to restart.
+	s.Stopped()
+	s.Fault("postgres", errors.New("down"))
+	healthy(http.StatusOK)
 }
