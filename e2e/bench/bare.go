@@ -29,7 +29,10 @@ func bare(args []string) error {
 	deliver := flags.Bool("deliver", false, "produce to Kafka")
 	receiveBuffer := flags.Int("buffer", 256<<10, "receive buffer of the socket, if not eager, in bytes")
 	rest := flags.Duration("rest", 10*time.Millisecond, "how long to wait after a read of less than half a receive buffer, if not eager")
-	_ = flags.Parse(args)
+	look := flags.Bool("look", false, "while waiting, look every millisecond whether more is worth waiting for")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
 	dsn, slot, broker, topic := flags.Arg(0), flags.Arg(1), flags.Arg(2), flags.Arg(3)
 	events, err := strconv.ParseInt(flags.Arg(4), 10, 64)
 	if err != nil {
@@ -42,7 +45,7 @@ func bare(args []string) error {
 	if err != nil {
 		return err
 	}
-	r := bareReader{conn: conn, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
+	r := bareReader{conn: conn, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
 	if *deliver {
 		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
 			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
@@ -111,6 +114,7 @@ func bareStream(dsn, slot string, receiveBuffer int) (net.Conn, error) {
 type bareReader struct {
 	conn   net.Conn
 	client *kgo.Client
+	look   bool
 	rest   time.Duration // after a read of less than little bytes
 	little int
 	events int64
@@ -156,9 +160,36 @@ func (r *bareReader) read() error {
 			status = time.Now()
 		}
 		if n < r.little && r.seen < r.events {
-			time.Sleep(r.rest)
+			r.wait()
 		}
 	}
+}
+
+// wait rests. When it looks, it ends as soon as nothing more arrives, which is when
+// the window is closed, or the server has nothing.
+func (r *bareReader) wait() {
+	if !r.look {
+		time.Sleep(r.rest)
+		return
+	}
+	for before, until := -1, time.Now().Add(r.rest); time.Now().Before(until); {
+		time.Sleep(time.Millisecond)
+		now := readable(r.conn)
+		if now == before || now >= 3*r.little/2 {
+			return
+		}
+		before = now
+	}
+}
+
+// readable is how many bytes the socket holds.
+func readable(conn net.Conn) (n int) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		}
+	}
+	return n
 }
 
 func (r *bareReader) message(m []byte) error {

@@ -18,7 +18,10 @@ import "time"
 // So under a backlog the stream rests a little when a read brought little, and
 // when traffic is light it reads at once, so that latency does not suffer.
 type pace struct {
-	bulk bool
+	// readable tells how many bytes the socket holds; nil where that cannot be
+	// asked.
+	readable func() int
+	bulk     bool
 	// little says that the last read left the socket (nearly) empty.
 	little bool
 	// The traffic of the current window.
@@ -32,7 +35,10 @@ const (
 	// plenty is a read that needs no rest after it.
 	plenty = receiveBuffer / 2
 	// restFor is the longest rest.
-	restFor = 10 * time.Millisecond
+	restFor   = 10 * time.Millisecond
+	restSlice = time.Millisecond
+	// full is a socket that is not worth waiting for.
+	full = receiveBuffer / 4 * 3
 	// Traffic above bulkRate in a window is a backlog; below calmRate it is
 	// not. In bytes a second.
 	bulkRate   = 8 << 20
@@ -40,10 +46,25 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
-// rest waits, if it pays.
+// rest waits, if it pays, until the socket is nearly full or nothing more arrives:
+// then the window is closed, or the server has nothing. The latter is what keeps a
+// server with a longer round trip from waiting for us.
 func (p *pace) rest() {
-	if p.bulk && p.little {
+	if !p.bulk || !p.little {
+		return
+	}
+	if p.readable == nil {
 		time.Sleep(restFor)
+		return
+	}
+	before := -1
+	for range restFor / restSlice {
+		time.Sleep(restSlice)
+		now := p.readable()
+		if now >= full || now == before {
+			return
+		}
+		before = now
 	}
 }
 

@@ -82,6 +82,7 @@ type Frame struct {
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
 	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, lastStatus: now, lastReceived: now}
+	s.pace.readable = readable(conn)
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())

@@ -3,29 +3,49 @@ package replication
 import (
 	"crypto/tls"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// rawSocket returns the TCP socket of a connection, or nil.
+func rawSocket(conn net.Conn) syscall.RawConn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+// readable returns how to ask how many bytes the socket holds, or nil.
+func readable(conn net.Conn) func() int {
+	raw := rawSocket(conn)
+	if raw == nil {
+		return nil
+	}
+	n := 0
+	ask := func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }
+	return func() int {
+		_ = raw.Control(ask)
+		return n
+	}
+}
+
 // near is a round trip up to which the buffer is small: with a longer one it
-// would bound the throughput, to a buffer a round trip, and a server that waits
-// for acknowledgements puts messages together anyway.
+// would bound the throughput, to a buffer a round trip.
 const near = 2 * time.Millisecond
 
 // narrow makes the receive buffer of a connection to a near server small. It is
 // called before much has arrived.
 func narrow(conn net.Conn) error {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
+	raw := rawSocket(conn)
+	if raw == nil {
 		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
 	}
 	var failed error
 	if err := raw.Control(func(fd uintptr) {
