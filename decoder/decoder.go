@@ -165,8 +165,8 @@ func (d *Decoder) insert(b []byte) (Kind, error) {
 	if err := rel.tuple(b[5:], ev); err != nil {
 		return Insert, err
 	}
-	if rel.missing != "" {
-		return Insert, fmt.Errorf("%w: %s", ErrRow, rel.missing)
+	if rel.unfit != "" {
+		return Insert, fmt.Errorf("%w: %s", ErrRow, rel.unfit)
 	}
 	return Insert, nil
 }

@@ -113,7 +113,9 @@ const (
 	Int8OID        = 20
 	Int2OID        = 21
 	Int4OID        = 23
+	TextOID        = 25
 	JSONOID        = 114
+	VarcharOID     = 1043
 	TimestampOID   = 1114
 	TimestampTZOID = 1184
 	JSONBOID       = 3802

@@ -18,9 +18,10 @@ type relation struct {
 	types  []uint32 // of each field, see Event.Types
 	// payloadShared says that the payload's column is another field as well.
 	payloadShared bool
-	// missing says which mapped columns the table does not have now. Such a
-	// table can be described at any time; it is an error only for a row.
-	missing string
+	// unfit says which mapped columns the table does not have now, or not in a
+	// type that can be read. Such a table can be described at any time; it is an
+	// error only for a row.
+	unfit string
 }
 
 type fieldCopy struct{ to, from Field }
@@ -79,7 +80,9 @@ func (d *Decoder) relation(b []byte) error {
 		return fmt.Errorf("%w: %d bytes after the Relation of %s.%s", ErrProtocol, len(r.b), schema, table)
 	}
 	if rel.outbox {
-		rel.missing = d.missing(found)
+		if rel.unfit = d.missing(found); rel.unfit == "" {
+			rel.unfit = d.unreadable(rel.types[Payload])
+		}
 	}
 	d.relations[id] = rel
 	d.lastRel = nil
@@ -97,6 +100,19 @@ func (d *Decoder) missing(found []bool) string {
 		return ""
 	}
 	return fmt.Sprintf("table %s.%s no longer has column %s", d.table.Schema, d.table.Name, strings.Join(names, ", "))
+}
+
+// unreadable refuses a payload of a type that was not there when streaming began.
+// Taken for text, a new domain over jsonb would be quoted, one over bytea be sent
+// in hex; the next start knows the domain.
+func (d *Decoder) unreadable(payload uint32) string {
+	switch payload {
+	case 0, JSONOID, JSONBOID, TextOID, VarcharOID, ByteaOID:
+		return ""
+	}
+	column := d.table.Columns[Payload]
+	return fmt.Sprintf("column %q (%s) of table %s.%s is now of type %d, which is not known to be json, jsonb, text, varchar or bytea",
+		column.Name, column.Key, d.table.Schema, d.table.Name, payload)
 }
 
 // reader takes fields off a message. Once something is missing it returns zeros

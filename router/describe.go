@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"time"
 
 	"outboxd/decoder"
@@ -13,6 +14,13 @@ func EventTime(ev *decoder.Event) time.Time {
 		return ev.Time
 	}
 	return ev.CommittedAt
+}
+
+// IsTombstone reports whether the event's record has no value: its payload is NULL
+// or, if empty is true, nothing but white space.
+func IsTombstone(ev *decoder.Event, empty bool) bool {
+	payload := ev.Values[decoder.Payload]
+	return payload == nil || empty && len(bytes.TrimSpace(payload)) == 0
 }
 
 // ContentType is the media type of the event's payload. It must not be changed.

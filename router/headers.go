@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/tidwall/gjson"
 
@@ -42,7 +43,7 @@ func (r *Router) describe(ev *decoder.Event, m *Message) error {
 			}
 		}
 	}
-	if r.contentType != nil && ev.Values[decoder.Payload] != nil {
+	if r.contentType != nil && !IsTombstone(ev, rules.EmptyIsTombstone) {
 		m.header(contentType, r.contentType)
 	}
 	if rules.Replayed {
@@ -69,7 +70,7 @@ func (m *Message) plainHeaders(ev *decoder.Event) {
 func (r *Router) cloudEvent(ev *decoder.Event, m *Message) error {
 	for _, f := range [...]decoder.Field{decoder.ID, decoder.Type} {
 		if len(ev.Values[f]) == 0 {
-			return fmt.Errorf("%w: its %s is NULL or empty, which no CloudEvent may have", ErrUnroutable, f)
+			return fmt.Errorf("%w: its %s (outbox.columns.%s) is NULL or empty, which no CloudEvent may have", ErrUnroutable, f, f)
 		}
 	}
 	m.header("ce_specversion", specVersion)
@@ -84,13 +85,26 @@ func (r *Router) cloudEvent(ev *decoder.Event, m *Message) error {
 		m.header("ce_partitionkey", m.Key)
 	}
 	m.header("ce_sequence", ev.Position.AppendText(m.position[:0]))
-	m.field(ev, "ce_correlationid", decoder.CorrelationID)
-	m.field(ev, "ce_causationid", decoder.CausationID)
-	m.field(ev, "ce_traceparent", decoder.TraceParent)
-	if ev.Values[decoder.Payload] != nil {
+	for _, e := range Extensions {
+		if len(ev.Values[e.Field]) > 0 {
+			m.field(ev, e.Header, e.Field)
+		}
+	}
+	if !IsTombstone(ev, r.rules.EmptyIsTombstone) {
 		m.header(contentType, ContentType(ev))
 	}
 	return nil
+}
+
+// Extensions are the attributes of a CloudEvent that are columns of their own.
+// CloudEvents knows no empty attribute: an empty column is left out like NULL.
+var Extensions = [...]struct {
+	Name, Header string
+	Field        decoder.Field
+}{
+	{"correlationid", "ce_correlationid", decoder.CorrelationID},
+	{"causationid", "ce_causationid", decoder.CausationID},
+	{"traceparent", "ce_traceparent", decoder.TraceParent},
 }
 
 // field writes a column's text. PostgreSQL prints a boolean t or f.
@@ -120,23 +134,25 @@ func (m *Message) header(key string, value []byte) {
 	m.Headers = append(m.Headers, Header{Key: key, Value: value})
 }
 
-func (m *Message) text(key, value string) { m.header(key, []byte(value)) }
-
 // members writes the members of a JSON object: a string's characters, null not at
-// all, and everything else as its JSON text.
+// all, and everything else as its JSON text. Values are views of the object, but
+// for strings with escapes.
 func (m *Message) members(object []byte) error {
 	o := gjson.ParseBytes(object)
 	if !o.IsObject() {
 		return fmt.Errorf("%w: its headers (outbox.headers_column) are not a JSON object", ErrUnroutable)
 	}
 	o.ForEach(func(key, value gjson.Result) bool {
-		switch value.Type {
-		case gjson.Null:
-		case gjson.String:
-			m.text(key.Str, value.Str)
-		default:
-			m.text(key.Str, value.Raw)
+		text := object[value.Index : value.Index+len(value.Raw)]
+		switch {
+		case value.Type == gjson.Null:
+			return true
+		case value.Type == gjson.String && len(value.Str) == len(text)-len(`""`):
+			text = text[1 : len(text)-1]
+		case value.Type == gjson.String:
+			text = []byte(value.Str)
 		}
+		m.header(strings.Clone(key.Str), text) // a view would hold a copy of the whole object
 		return true
 	})
 	return nil

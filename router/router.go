@@ -74,6 +74,8 @@ type Rules struct {
 	Replayed bool
 	// Source is the CloudEvents source, for that style.
 	Source string
+	// EmptyIsTombstone says that an empty payload gives a record without a value.
+	EmptyIsTombstone bool
 }
 
 // Override sends the events that match both globs to another topic.

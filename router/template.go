@@ -74,6 +74,17 @@ func (t template) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
 	return dst, nil
 }
 
+// String returns the template as it was written.
+func (t template) String() string {
+	var b strings.Builder
+	for _, p := range t {
+		if b.WriteString(p.text); p.field != decoder.NoField {
+			b.WriteString("{" + p.name + "}")
+		}
+	}
+	return b.String()
+}
+
 // runeLen is the length of the first character.
 func runeLen(b []byte) int {
 	_, n := utf8.DecodeRune(b)

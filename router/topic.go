@@ -68,7 +68,7 @@ func (t *topics) of(ev *decoder.Event) (string, error) {
 	}
 	name := string(b)
 	if err := checkTopic(name); err != nil {
-		return "", err
+		return "", fmt.Errorf("%w (made of %s)", err, use)
 	}
 	if len(t.names) >= maxNames {
 		clear(t.names)

@@ -27,6 +27,7 @@ type Delivery struct {
 	// Memory is released once, when the message's bytes are no longer needed.
 	Memory Memory
 
+	id        []byte // for messages
 	position  decoder.Position
 	committed time.Time
 	record    kgo.Record
@@ -60,7 +61,7 @@ func (d *Delivery) charge() {
 // recycle makes the delivery ready for its next use.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.Key, d.Partition = nil, router.ByKey
+	d.Key, d.id, d.Partition = nil, nil, router.ByKey
 	d.record = kgo.Record{}
 	if d.charged = 0; cap(d.value) > keepValue {
 		d.value = nil

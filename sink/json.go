@@ -27,7 +27,7 @@ func appendEnvelope(b []byte, ev *decoder.Event) ([]byte, error) {
 	o.text("correlation_id", decoder.CorrelationID)
 	o.text("causation_id", decoder.CausationID)
 	o.position("position")
-	o.payload("payload", "payload")
+	o.payload("payload")
 	return o.close()
 }
 
@@ -35,7 +35,7 @@ func appendEnvelope(b []byte, ev *decoder.Event) ([]byte, error) {
 func appendCloudEvent(b []byte, ev *decoder.Event, m *router.Message, source string) ([]byte, error) {
 	for _, f := range [...]decoder.Field{decoder.ID, decoder.Type} {
 		if len(ev.Values[f]) == 0 {
-			return b, fmt.Errorf("its %s is NULL or empty, which no CloudEvent may have", f)
+			return b, fmt.Errorf("its %s (outbox.columns.%s) is NULL or empty, which no CloudEvent may have", f, f)
 		}
 	}
 	o := object{b: b, ev: ev}
@@ -49,19 +49,23 @@ func appendCloudEvent(b []byte, ev *decoder.Event, m *router.Message, source str
 	}
 	o.time("time", router.EventTime(ev))
 	o.key("datacontenttype")
-	o.quoted(router.ContentType(ev), "")
+	o.quoted(router.ContentType(ev))
 	if len(m.Key) > 0 {
 		o.key("partitionkey")
-		o.quoted(m.Key, "the key")
+		if !o.quoted(m.Key) {
+			o.refuse("key", "route.key")
+		}
 	}
 	o.position("sequence")
-	o.text("correlationid", decoder.CorrelationID)
-	o.text("causationid", decoder.CausationID)
-	o.text("traceparent", decoder.TraceParent)
+	for _, e := range router.Extensions {
+		if len(ev.Values[e.Field]) > 0 {
+			o.text(e.Name, e.Field)
+		}
+	}
 	if ev.Types[decoder.Payload] == decoder.ByteaOID {
-		o.payload("data_base64", "payload")
+		o.payload("data_base64")
 	} else {
-		o.payload("data", "payload")
+		o.payload("data")
 	}
 	return o.close()
 }
@@ -92,7 +96,18 @@ func (o *object) text(name string, f decoder.Field) {
 		return
 	}
 	o.key(name)
-	o.quoted(v, f.String())
+	if !o.quoted(v) {
+		o.refuseField(f)
+	}
+}
+
+func (o *object) refuseField(f decoder.Field) { o.refuse(f.String(), "outbox.columns."+f.String()) }
+
+// refuse remembers the first value that JSON cannot hold.
+func (o *object) refuse(what, key string) {
+	if o.err == nil {
+		o.err = fmt.Errorf("its %s (%s) is not UTF-8, so it cannot be in JSON", what, key)
+	}
 }
 
 // integer writes a number without quotes where the column is one.
@@ -110,7 +125,7 @@ func (o *object) integer(name string, f decoder.Field) {
 
 func (o *object) string(name, value string) {
 	o.key(name)
-	o.quoted([]byte(value), "")
+	o.quoted([]byte(value))
 }
 
 func (o *object) time(name string, t time.Time) {
@@ -127,8 +142,9 @@ func (o *object) position(name string) {
 	o.b = append(o.b, '"')
 }
 
-// payload writes JSON as it is, text as a string, and bytes in base64.
-func (o *object) payload(name, what string) {
+// payload writes JSON as it is, text as a string, and bytes in base64. A database
+// in SQL_ASCII may hold JSON that is not UTF-8.
+func (o *object) payload(name string) {
 	v := o.ev.Values[decoder.Payload]
 	if v == nil {
 		return
@@ -136,18 +152,23 @@ func (o *object) payload(name, what string) {
 	o.key(name)
 	switch o.ev.Types[decoder.Payload] {
 	case decoder.JSONOID, decoder.JSONBOID:
-		o.b = append(o.b, v...)
+		if o.b = append(o.b, v...); !utf8.Valid(v) {
+			o.refuseField(decoder.Payload)
+		}
 	case decoder.ByteaOID:
 		o.b = append(o.b, '"')
 		o.b = base64.StdEncoding.AppendEncode(o.b, v)
 		o.b = append(o.b, '"')
 	default:
-		o.quoted(v, what)
+		if !o.quoted(v) {
+			o.refuseField(decoder.Payload)
+		}
 	}
 }
 
-// quoted writes a JSON string. what names the value in an error.
-func (o *object) quoted(v []byte, what string) {
+// quoted writes a JSON string, and reports whether it is one: UTF-8.
+func (o *object) quoted(v []byte) (ok bool) {
+	ok = true
 	o.b = append(o.b, '"')
 	done := 0
 	for i := 0; i < len(v); {
@@ -155,9 +176,7 @@ func (o *object) quoted(v []byte, what string) {
 		switch {
 		case c >= utf8.RuneSelf:
 			r, n := utf8.DecodeRune(v[i:])
-			if r == utf8.RuneError && n == 1 && o.err == nil {
-				o.err = fmt.Errorf("%s is not UTF-8, so it cannot be in JSON", what)
-			}
+			ok = ok && (r != utf8.RuneError || n > 1)
 			i += n
 			continue
 		case c >= ' ' && c != '"' && c != '\\':
@@ -184,4 +203,5 @@ func (o *object) quoted(v []byte, what string) {
 	}
 	o.b = append(o.b, v[done:]...)
 	o.b = append(o.b, '"')
+	return ok
 }

@@ -58,8 +58,9 @@ type Kafka struct {
 	limits map[string]limit // by topic
 	// partitions is how many partitions topics have, of those that were asked.
 	partitions map[string]int32
-	// askAfter is when the brokers may be asked for a limit again.
-	askAfter time.Time
+	// askAfter and partitionsAfter are when the brokers may be asked for a limit,
+	// or a topic's partitions, again.
+	askAfter, partitionsAfter time.Time
 
 	// ctx ends with the first failure, which is its cause.
 	ctx    context.Context
@@ -179,7 +180,7 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	if err != nil {
 		return err
 	}
-	d.position, d.committed = ev.Position, ev.CommittedAt
+	d.id, d.position, d.committed = ev.Values[decoder.ID], ev.Position, ev.CommittedAt
 	d.record = kgo.Record{
 		Topic:     d.Topic,
 		Key:       d.Key,
@@ -234,12 +235,14 @@ func (k *Kafka) fail(d *Delivery, err error) {
 		// The refused one's own answer is on its way here.
 		return
 	}
-	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, err)
+	err = fmt.Errorf("deliver event id %q at position %s to topic %q: %w", d.id[:min(len(d.id), maxIDShown)], d.position, d.Topic, err)
 	if k.permanent(d.Topic, err) {
-		err = fmt.Errorf("%w: %w", ErrUndeliverable, err)
+		err = fmt.Errorf("%w: %w (the broker refuses a batch as a whole: it may be another event of the same one)", ErrUndeliverable, err)
 	}
 	k.cancel(&FailedError{err})
 }
+
+const maxIDShown = 200
 
 // FailedError is the failure of a sink.
 type FailedError struct{ Err error }
@@ -248,16 +251,16 @@ func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
 
 // permanent tells the broker's answers that trying again cannot change: they are
-// about the record itself. A batch too large is not among them: the limit is
-// another than we know, and the next sink asks again. Only where it may not ask
-// there is nothing to learn.
+// about the record itself. A batch too large is not among them, nor a time that is
+// refused: the limit is another than we know, and the next sink asks again. Only
+// where it may not ask there is nothing to learn.
 func (k *Kafka) permanent(topic string, err error) bool {
 	if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
 		return k.limit(topic).source == forbidden
 	}
 	if errors.Is(err, kerr.InvalidTimestamp) {
 		// The clocks of PostgreSQL and Kafka may be set right; a column stays.
-		return k.value.Timestamp == BusinessTime
+		return k.value.Timestamp == BusinessTime && k.limit(topic).source == forbidden
 	}
 	return errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTopicException)
 }

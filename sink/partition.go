@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -16,10 +17,18 @@ func (k *Kafka) checkPartition(d *Delivery) error {
 	if d.Partition == router.ByKey || d.Partition < k.partitions[d.Topic] {
 		return nil
 	}
+	now := time.Now()
+	if now.Before(k.partitionsAfter) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
 	defer cancel()
 	topics, err := k.metadata(ctx, d.Topic)
 	if err != nil || len(topics) == 0 || topics[0].ErrorCode != 0 || len(topics[0].Partitions) == 0 {
+		k.partitionsAfter = now.Add(partitionsPause)
+		if err != nil {
+			k.partitionsAfter = now.Add(describePause)
+		}
 		return nil
 	}
 	n := int32(len(topics[0].Partitions))
@@ -29,6 +38,11 @@ func (k *Kafka) checkPartition(d *Delivery) error {
 	}
 	return fmt.Errorf("%w: it names partition %d (route.partition), topic %q has %d partitions", ErrUndeliverable, d.Partition, d.Topic, n)
 }
+
+// partitionsPause is how long the brokers are not asked again after they knew no
+// partitions, so that a topic that is not there does not hold up the reader event
+// by event.
+const partitionsPause = time.Second
 
 // partitioner sends a record to the partition that its event names, else where
 // every Kafka client sends its key: murmur2.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -26,11 +27,16 @@ const minBatchLimit, maxBatchLimit = 512, 1 << 26
 // a broker that is down does not hold up the reader topic by topic.
 const describeTimeout, describePause = 3 * time.Second, 30 * time.Second
 
-// limit is how large a batch of a topic may be, in bytes.
+// limit is what a topic takes: how large a batch may be, in bytes, and how far a
+// record's time may lie before and after the broker's clock, in milliseconds.
 type limit struct {
-	bytes  int
-	source limitSource
+	bytes         int
+	before, after int64
+	source        limitSource
 }
+
+// unlimited is Kafka's default of message.timestamp.before.max.ms.
+const unlimited = math.MaxInt64
 
 type limitSource int
 
@@ -52,34 +58,60 @@ func (k *Kafka) admit(r *kgo.Record) error {
 		l = k.learn(r.Topic)
 	}
 	size := wireSize(r)
-	if size <= l.bytes {
-		return nil
-	}
-	if l.source == assumed {
+	if size > l.bytes && l.source != forbidden {
+		// It may have been raised since.
 		before := l.bytes
 		k.askAfter = time.Time{}
-		if l = k.learn(r.Topic); l.bytes != before {
+		if l = k.learn(r.Topic); l.source == assumed {
+			return fmt.Errorf("a record of %d bytes for topic %q: its max.message.bytes is not known yet", size, r.Topic)
+		}
+		if l.bytes != before {
 			k.cancel(&FailedError{errLimitChanged})
 			return k.Err()
 		}
-		if l.source == assumed {
-			return fmt.Errorf("a record of %d bytes for topic %q: its max.message.bytes is not known yet", size, r.Topic)
-		}
 	}
-	return fmt.Errorf("%w: it takes up to %d bytes, topic %q takes %d (max.message.bytes)", ErrUndeliverable, size, r.Topic, l.bytes)
+	if size > l.bytes {
+		return fmt.Errorf("%w: it takes up to %d bytes, topic %q takes %d (max.message.bytes)", ErrUndeliverable, size, r.Topic, l.bytes)
+	}
+	if k.value.Timestamp != BusinessTime {
+		return nil
+	}
+	err := l.checkTime(r)
+	if err != nil && l.source == told {
+		k.askAfter = time.Time{}
+		l = k.learn(r.Topic)
+		err = l.checkTime(r)
+	}
+	return err
+}
+
+// checkTime refuses a business time that the topic does not take. The broker would
+// refuse the whole batch, without saying which of its records is to blame.
+func (l *limit) checkTime(r *kgo.Record) error {
+	ahead := r.Timestamp.UnixMilli() - time.Now().UnixMilli()
+	over, key := l.after, "after"
+	switch {
+	case ahead > l.after:
+	case -ahead > l.before:
+		over, key = l.before, "before"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: its time (outbox.columns.timestamp, value.timestamp: column) %s is outside of what topic %q takes (message.timestamp.%s.max.ms = %d)",
+		ErrUndeliverable, r.Timestamp.Format(time.RFC3339Nano), r.Topic, key, over)
 }
 
 // learn asks the broker how large a batch of the topic may be.
 func (k *Kafka) learn(topic string) limit {
-	l := limit{defaultBatchLimit, assumed}
+	l := limit{defaultBatchLimit, unlimited, unlimited, assumed}
 	if now := time.Now(); now.After(k.askAfter) {
-		n, err := k.describe(topic)
-		if k.create.Enabled && errors.Is(err, kerr.UnknownTopicOrPartition) {
-			n, err = k.createAndDescribe(topic)
+		asked, err := k.describe(topic)
+		if answer := (*kerr.Error)(nil); k.create.Enabled && errors.As(err, &answer) && k.createMissing(topic) {
+			asked, err = k.describe(topic)
 		}
 		switch {
 		case err == nil:
-			l = limit{min(max(n, minBatchLimit), maxBatchLimit), told}
+			l = asked
 		case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
 			l.source = forbidden
 		case !errors.Is(err, kerr.UnknownTopicOrPartition):
@@ -96,38 +128,64 @@ func (k *Kafka) learn(topic string) limit {
 	return l
 }
 
-// createAndDescribe makes the topic before its first record, when it can. When it
-// cannot, records wait for the topic, and Diagnose tries again.
-func (k *Kafka) createAndDescribe(topic string) (int, error) {
+// createMissing makes the topic before its first record, and reports whether it
+// did. When it cannot, records wait for the topic, and Diagnose tries again. The
+// right to describe a topic's configuration is not needed.
+func (k *Kafka) createMissing(topic string) bool {
 	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
 	defer cancel()
+	topics, err := k.metadata(ctx, topic)
+	if err != nil || len(topics) != 1 || !errors.Is(kerr.ErrorForCode(topics[0].ErrorCode), kerr.UnknownTopicOrPartition) {
+		return false
+	}
 	if err := k.createTopic(ctx, topic); err != nil {
 		k.log.Warn().Err(err).Msg("waiting for the topic")
-		return 0, err
+		return false
 	}
-	return k.describe(topic)
+	return true
 }
 
-func (k *Kafka) describe(topic string) (int, error) {
+// describe asks the broker for a topic's limits.
+func (k *Kafka) describe(topic string) (limit, error) {
+	l := limit{0, unlimited, unlimited, told}
 	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
 	defer cancel()
 	configs, err := k.admin.DescribeTopicConfigs(ctx, topic)
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	config, err := configs.On(topic, nil)
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	if config.Err != nil {
-		return 0, config.Err
+		return l, config.Err
 	}
+	brokersTime := false
 	for _, c := range config.Configs {
-		if c.Key == "max.message.bytes" && c.Value != nil {
-			return strconv.Atoi(*c.Value)
+		var err error
+		switch value := c.MaybeValue(); c.Key {
+		case "max.message.bytes":
+			l.bytes, err = strconv.Atoi(value)
+			l.bytes = min(max(l.bytes, minBatchLimit), maxBatchLimit)
+		case "message.timestamp.before.max.ms":
+			l.before, err = strconv.ParseInt(value, 10, 64)
+		case "message.timestamp.after.max.ms":
+			l.after, err = strconv.ParseInt(value, 10, 64)
+		case "message.timestamp.type":
+			brokersTime = value == "LogAppendTime"
+		}
+		if err != nil {
+			return l, fmt.Errorf("%s of topic %q: %w", c.Key, topic, err)
 		}
 	}
-	return 0, errors.New("the broker did not say")
+	if l.bytes == 0 {
+		return l, errors.New("the broker did not say")
+	}
+	if brokersTime {
+		l.before, l.after = unlimited, unlimited
+	}
+	return l, nil
 }
 
 // batchLimit tells the client how large a batch may be. The client asks when it
@@ -143,7 +201,7 @@ func (k *Kafka) limit(topic string) limit {
 	if l, known := k.topics[topic]; known {
 		return l
 	}
-	return limit{defaultBatchLimit, assumed}
+	return limit{defaultBatchLimit, unlimited, unlimited, assumed}
 }
 
 // wireSize is the most that a record can take on the wire, uncompressed and

@@ -1,9 +1,9 @@
 package sink
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"outboxd/decoder"
@@ -49,15 +49,15 @@ func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 	if payload == nil && v.NullIsError {
 		return nil, fmt.Errorf("%w: its payload is NULL (value.null_payload: error)", ErrUndeliverable)
 	}
-	if payload == nil || v.EmptyIsTombstone && len(bytes.TrimSpace(payload)) == 0 {
+	if router.IsTombstone(ev, v.EmptyIsTombstone) {
 		return nil, nil
 	}
 	var err error
 	switch v.Format {
 	case JSON:
-		d.value, err = appendEnvelope(d.value[:0], ev)
+		d.value, err = appendEnvelope(sized(d.value, ev), ev)
 	case CloudEvents:
-		d.value, err = appendCloudEvent(d.value[:0], ev, &d.Message, v.Source)
+		d.value, err = appendCloudEvent(sized(d.value, ev), ev, &d.Message, v.Source)
 	default:
 		return payload, nil
 	}
@@ -65,6 +65,20 @@ func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUndeliverable, err)
 	}
 	return d.value, nil
+}
+
+// sized returns b, emptied, with room for the event, so that it seldom grows while
+// it is written.
+func sized(b []byte, ev *decoder.Event) []byte {
+	const names = 512
+	n := names
+	for _, v := range ev.Values {
+		n += len(v)
+	}
+	if ev.Types[decoder.Payload] == decoder.ByteaOID {
+		n += len(ev.Values[decoder.Payload])/3 + 4 // base64
+	}
+	return slices.Grow(b[:0], n)
 }
 
 // timestamp returns the record's time. Kafka keeps milliseconds since 1970.

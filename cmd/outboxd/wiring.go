@@ -140,6 +140,8 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 		Partition:     read.field(cfg.Route.Partition, "route.partition"),
 		Style:         headerStyles[cfg.Value.Headers],
 		HeadersColumn: read.field(cfg.Outbox.HeadersColumn, "outbox.headers_column"),
+
+		EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
 	}
 	templateColumns := func(template, key string) {
 		for _, name := range config.TemplateColumns(template) {

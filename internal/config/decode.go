@@ -273,6 +273,8 @@ func (l *loader) expectKind(fits bool, k *key, n *node, at place) bool {
 	case fits:
 	case n.kind == unsupported:
 		l.report(at, "%s", n.text)
+	case n.kind == mapping && want(k.typ) == "text":
+		l.report(at, "got %s; want text, in quotes if it begins with {", n.kind)
 	case n.kind == null || n.kind >= sequence || k.keys != nil:
 		l.report(at, "got %s; want %s", n.kind, want(k.typ))
 	case want(k.typ) == "text":

@@ -178,11 +178,13 @@ func (s *session) publish(ev *decoder.Event) error {
 // be delivered as it is: it stops the run, and is never confirmed past.
 func (s *session) poison(ev *decoder.Event, err error) error {
 	return &replication.Error{
-		Err: fmt.Errorf("%w: event id %q at position %s: %w", ErrPoison, clip(ev.Values[decoder.ID]), ev.Position, err),
-		Hint: "nothing after it is confirmed; mend the cause and start again, or move the slot past its transaction with " +
-			"pg_replication_slot_advance when it may be lost",
+		Err:  fmt.Errorf("%w: event id %q at position %s: %w", ErrPoison, clip(ev.Values[decoder.ID]), ev.Position, err),
+		Hint: poisonHint,
 	}
 }
+
+const poisonHint = "nothing after it is confirmed; mend the cause and start again, or move the slot past its transaction with " +
+	"pg_replication_slot_advance when it may be lost"
 
 func clip(b []byte) []byte {
 	if len(b) > 200 {
@@ -252,7 +254,7 @@ func (s *session) sinkFailed() error {
 	s.p.sink = nil
 	s.finalCommit()
 	if errors.Is(err, sink.ErrUndeliverable) {
-		return fmt.Errorf("%w: %w", ErrPoison, err)
+		return &replication.Error{Err: fmt.Errorf("%w: %w", ErrPoison, err), Hint: poisonHint}
 	}
 	return err
 }

@@ -21,7 +21,7 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
 				UNION ALL SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t JOIN base ON base.typtype = 'd' AND t.oid = base.typbasetype)
 			 SELECT typname FROM base WHERE typtype <> 'd'),
-			(SELECT typtype = 'd' FROM pg_type WHERE oid = a.atttypid)::text
+			a.attgenerated::text
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE n.nspname = %s AND c.relname = %s ORDER BY a.attnum`, quote(c.o.Schema), quote(c.o.Table)))
@@ -40,10 +40,10 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 		return false, setupError("make it logged: ALTER TABLE "+c.tableName()+" SET LOGGED",
 			"table %s is unlogged or temporary, its rows never reach the WAL", c.tableName())
 	}
-	types, domains := make(map[string]string), make(map[string]bool)
+	types, generated := make(map[string]string), make(map[string]string)
 	for _, row := range rows {
 		types[row[2]] = row[3]
-		domains[row[2]] = row[4] == "true"
+		generated[row[2]] = row[4]
 	}
 	for _, column := range c.o.Columns {
 		typ, ok := types[column.Name]
@@ -55,9 +55,10 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 			return false, setupError("it must be "+strings.Join(column.Types, ", "),
 				"%s: column %q of %s is of type %s", column.Key, column.Name, c.tableName(), typ)
 		}
-		if typ == "bytea" && domains[column.Name] {
-			return false, setupError("use bytea itself",
-				"%s: column %q of %s is a domain over bytea, which the stream does not tell from text", column.Key, column.Name, c.tableName())
+		if g := generated[column.Name]; g == "v" || g == "s" && c.version < 180000 {
+			return false, setupError("read an ordinary column, which a trigger may fill; from PostgreSQL 18 a stored one will do, "+
+				"with publish_generated_columns = stored on the publication",
+				"%s: column %q of %s is generated, and logical replication leaves it out", column.Key, column.Name, c.tableName())
 		}
 	}
 	return kind == "p", nil
