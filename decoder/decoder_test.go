@@ -637,3 +637,27 @@ func BenchmarkRelation(b *testing.B) {
 		}
 	}
 }
+
+// A payload of a type that nobody knew when streaming began is not guessed at.
+func TestPayloadOfAnUnknownType(t *testing.T) {
+	table := Table{Schema: "public", Name: "outbox", Domains: map[uint32]uint32{20_000: JSONBOID}, Columns: named(map[Field]string{ID: "id", Payload: "payload"})}
+	for oid, want := range map[uint32]error{
+		JSONOID: nil, JSONBOID: nil, TextOID: nil, VarcharOID: nil, 20_000: nil, 20_001: ErrRow, Int4OID: ErrRow,
+	} {
+		d := decodeTable(t, table)
+		d.want(Begin, beginMessage(1, pgEpoch))
+		d.want(Skipped, relationMessage(1, "public", "outbox", column{"id", textOID}, column{"payload", oid}))
+		insert := insertMessage(1, "7", `{"a": 1}`)
+		if want != nil {
+			d.wantError(want, insert, `"payload"`, "outbox.columns.payload", fmt.Sprint(oid))
+			if string(d.Event().Values[ID]) != "7" {
+				t.Errorf("the event has lost its id")
+			}
+			continue
+		}
+		d.want(Insert, insert)
+		if oid == 20_000 && d.Event().Types[Payload] != JSONBOID {
+			t.Errorf("the domain's type is %d", d.Event().Types[Payload])
+		}
+	}
+}

@@ -460,3 +460,47 @@ func TestAppendTime(t *testing.T) {
 		}
 	}
 }
+
+// CloudEvents knows no empty attribute, and a tombstone has no content.
+func TestCloudEventsHeadersOfLittle(t *testing.T) {
+	rules := base("orders", decoder.AggregateID)
+	rules.Style, rules.EmptyIsTombstone = CloudEventsHeaders, true
+	r := mustNew(t, rules)
+	ev := event(with(decoder.AggregateID, ""), with(decoder.CorrelationID, ""), with(decoder.CausationID, ""), with(decoder.TraceParent, ""), with(decoder.Payload, " \n"))
+	var m Message
+	if err := r.Route(ev, &m); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"ce_specversion=1.0", "ce_id=value of id", "ce_source=", "ce_type=OrderPlaced", "ce_time=2026-07-31T14:00:00.000005Z", "ce_sequence=0000000001507C60-00000001"}
+	if got := headers(&m); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// The content type of structured events is there when there is a value.
+func TestContentType(t *testing.T) {
+	for _, empty := range []bool{false, true} {
+		rules := base("orders", decoder.AggregateID)
+		rules.Style, rules.ContentType, rules.EmptyIsTombstone = DebeziumHeaders, "application/cloudevents+json", empty
+		r := mustNew(t, rules)
+		var m Message
+		for payload, hasValue := range map[string]bool{"x": true, " ": !empty, "": !empty} {
+			if err := r.Route(event(with(decoder.Payload, payload)), &m); err != nil || slices.Contains(headers(&m), "content-type=application/cloudevents+json") != hasValue {
+				t.Errorf("payload %q: %q, %v", payload, headers(&m), err)
+			}
+		}
+		if err := r.Route(event(without(decoder.Payload)), &m); err != nil || len(m.Headers) != 1 {
+			t.Errorf("NULL: %q, %v", headers(&m), err)
+		}
+	}
+}
+
+// The error of a topic shows what it is made of.
+func TestTopicErrorNamesItsTemplate(t *testing.T) {
+	rules := base("a.{type}", decoder.NoField)
+	rules.Columns, rules.Overrides = columns, []Override{{Type: "x", Topic: "{column:tenant}-{aggregate_type}"}}
+	var m Message
+	r := mustNew(t, rules)
+	says(t, r.Route(event(with(decoder.Type, "a b")), &m), "made of a.{type}", `"a.a b"`)
+	says(t, r.Route(event(with(decoder.Type, "x"), with(tenant, "t/1")), &m), "made of {column:tenant}-{aggregate_type}", `"t/1-order"`)
+}

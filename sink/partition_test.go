@@ -3,14 +3,21 @@ package sink
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outboxd/decoder"
+	"outboxd/router"
 )
 
 // vector says where Kafka's own client puts a key.
@@ -103,4 +110,115 @@ func TestPartitionsAreKafkasOwn(t *testing.T) {
 			}
 		}
 	}
+}
+
+// to sends an event that names its partition.
+func (s *sender) to(topic string, partition int32, payload string) error {
+	w := &witness{}
+	ev := newEvent()
+	ev.Position = decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)}
+	ev.CommittedAt = committedAt
+	ev.Values[decoder.ID], ev.Values[decoder.Payload] = []byte(payload), []byte(payload)
+	d := s.k.Next()
+	d.Topic, d.Key, d.Partition, d.Message.Headers = topic, []byte("k"), partition, d.Message.Headers[:0]
+	d.Receipt, d.Memory = w, w
+	if err := s.k.Send(ev, d); err != nil {
+		return err
+	}
+	s.sent = append(s.sent, w)
+	return nil
+}
+
+func (s *sender) mustTo(topic string, partition int32, payload string) {
+	s.t.Helper()
+	if err := s.to(topic, partition, payload); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func TestNamedPartitions(t *testing.T) {
+	c := broker(t, 4)
+	s := &sender{t: t, k: open(t, c)}
+	for p := range int32(4) {
+		s.mustTo(testTopic, p, fmt.Sprint(p))
+	}
+	s.mustTo(testTopic, router.ByKey, "by key")
+	err := s.to(testTopic, 4, "4")
+	if !errors.Is(err, ErrUndeliverable) {
+		t.Fatalf("a partition that is not there: %v", err)
+	}
+	says(t, err, "route.partition", "partition 4", testTopic, "4 partitions")
+	s.delivered()
+	for _, r := range consume(t, c, 5) {
+		if string(r.Value) != "by key" && fmt.Sprint(r.Partition) != string(r.Value) {
+			t.Errorf("record %s is in partition %d", r.Value, r.Partition)
+		}
+	}
+}
+
+// grow adds partitions to testTopic.
+func grow(t *testing.T, c *kfake.Cluster, to int) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	answers, err := kadm.NewClient(client).UpdatePartitions(limited(t), to, testTopic)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A partition that was added is used: at the latest by the next sink, since a
+// client looks for new partitions only now and then.
+func TestPartitionsGrow(t *testing.T) {
+	c := broker(t, 2)
+	s := &sender{t: t, k: open(t, c, func(o *Options) {
+		o.Client = []kgo.Opt{kgo.MetadataMinAge(10 * time.Millisecond), kgo.MetadataMaxAge(time.Hour)}
+	})}
+	s.mustTo(testTopic, 1, "1")
+	s.delivered()
+	if err := s.to(testTopic, 4, "4"); !errors.Is(err, ErrUndeliverable) {
+		t.Fatalf("a partition that is not there: %v", err)
+	}
+	grow(t, c, 5)
+	s.mustTo(testTopic, 4, "4")
+	s.mustTo(testTopic, 1, "behind it")
+	if err := s.failed(); errors.Is(err, ErrUndeliverable) {
+		t.Fatalf("the sink fails for good: %v", err)
+	}
+	if got := consume(t, c, 1); string(got[0].Value) != "1" {
+		t.Errorf("%s arrived", got[0].Value)
+	}
+	next := &sender{t: t, k: open(t, c)}
+	next.mustTo(testTopic, 4, "4")
+	next.delivered()
+	consume(t, c, 2)
+}
+
+// While nobody knows the topic, its partitions are not known either: the event
+// waits, and is found out when the topic comes. Nothing overtakes it.
+func TestNamedPartitionOfATopicThatComesLate(t *testing.T) {
+	c := broker(t, 0)
+	s := &sender{t: t, k: open(t, c)}
+	asked := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Observe: true, Count: -1})
+	before := asked.Hits()
+	for i := range 200 {
+		s.mustTo(testTopic, 3, fmt.Sprint(i))
+	}
+	if n := asked.Hits() - before; n > 100 {
+		t.Errorf("the brokers were asked %d times for 200 events", n)
+	}
+	create(t, c, "1000000") // with one partition
+	if err := s.failed(); errors.Is(err, ErrUndeliverable) {
+		t.Fatalf("the sink fails for good: %v", err)
+	}
+	next := &sender{t: t, k: open(t, c)}
+	err := next.to(testTopic, 3, "0")
+	says(t, err, "partition 3", "1 partitions")
+	consume(t, c, 0)
 }

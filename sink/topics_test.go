@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -12,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"outboxd/decoder"
 	"outboxd/router"
 )
 
@@ -170,5 +172,200 @@ func TestLimitIsAskedOncePerTopic(t *testing.T) {
 	s.delivered()
 	if n := asked.Hits(); n != 1 {
 		t.Errorf("the brokers were asked %d times, want once", n)
+	}
+}
+
+// created is how testTopic was made.
+func created(t *testing.T, c *kfake.Cluster) (partitions int, config map[string]string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(limited(t), testTopic)
+	if err != nil || topics[testTopic].Err != nil {
+		t.Fatal(err, topics[testTopic].Err)
+	}
+	configs, err := admin.DescribeTopicConfigs(limited(t), testTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = make(map[string]string)
+	for _, c := range configs[0].Configs {
+		config[c.Key] = c.MaybeValue()
+	}
+	return len(topics[testTopic].Partitions), config
+}
+
+func creating(o *Options) {
+	o.CreateTopics = CreateTopics{Enabled: true, Partitions: 5, ReplicationFactor: -1, Config: map[string]string{"max.message.bytes": "4000", "retention.ms": "60000"}}
+}
+
+// A topic is made before its first record, so that its limits hold for it.
+func TestTopicsAreMade(t *testing.T) {
+	c := broker(t, 0)
+	s := &sender{t: t, k: open(t, c, creating)}
+	if err := s.try(testTopic, "k", noise(5000)); !errors.Is(err, ErrUndeliverable) {
+		t.Errorf("a record larger than the configured topic takes: %v", err)
+	}
+	s.send(testTopic, "k", "0")
+	s.mustTo(testTopic, 4, "0")
+	s.delivered()
+	partitions, config := created(t, c)
+	if partitions != 5 || config["max.message.bytes"] != "4000" || config["retention.ms"] != "60000" {
+		t.Errorf("%d partitions, %v", partitions, config)
+	}
+}
+
+// Someone else was faster, between our question and our request.
+func TestTopicMadeByAnother(t *testing.T) {
+	c := broker(t, 0)
+	refused := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Err: kerr.TopicAlreadyExists, Count: 1})
+	s := &sender{t: t, k: open(t, c, creating)}
+	s.send(testTopic, "k", "0")
+	if refused.Hits() != 1 {
+		t.Errorf("the topic was asked for %d times", refused.Hits())
+	}
+	create(t, c, "100000")
+	s.delivered()
+	if partitions, _ := created(t, c); partitions != 1 {
+		t.Errorf("%d partitions", partitions)
+	}
+}
+
+// Without the right to make a topic, or to read its configuration, or with a
+// configuration that the brokers refuse, it is waited for.
+func TestTopicThatCannotBeMade(t *testing.T) {
+	c := broker(t, 0)
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	s := &sender{t: t, k: open(t, c, creating)}
+	s.send(testTopic, "k", "0")
+	err := s.try(testTopic, "k", noise(2<<20))
+	if err == nil || errors.Is(err, ErrUndeliverable) {
+		t.Errorf("a large record, while the topic's limit cannot be known: %v", err)
+	}
+	err = s.k.Diagnose(limited(t))
+	says(t, err, "create topic", testTopic, "route.create_topics", "TOPIC_AUTHORIZATION_FAILED")
+	fault.Remove()
+	if err := s.k.Diagnose(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.delivered()
+	if partitions, _ := created(t, c); partitions != 5 {
+		t.Errorf("%d partitions", partitions)
+	}
+}
+
+func TestTopicIsMadeWithoutTheRightToDescribe(t *testing.T) {
+	c := broker(t, 0)
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeConfigs}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	s := &sender{t: t, k: open(t, c, creating)}
+	s.send(testTopic, "k", "0")
+	s.delivered()
+}
+
+// A limit that was raised meanwhile is asked for before a record is given up.
+func TestLimitThatWasRaised(t *testing.T) {
+	c := broker(t, 0)
+	create(t, c, "20000")
+	s := &sender{t: t, k: open(t, c)}
+	s.send(testTopic, "k", "0")
+	s.delivered()
+	configure(t, c, "max.message.bytes", "90000")
+	if err := s.try(testTopic, "k", noise(40_000)); !errors.Is(err, errLimitChanged) || errors.Is(err, ErrUndeliverable) {
+		t.Fatalf("a record above the former limit: %v", err)
+	}
+	next := &sender{t: t, k: open(t, c)}
+	if err := next.try(testTopic, "k", noise(40_000)); err != nil {
+		t.Fatal(err)
+	}
+	next.delivered()
+}
+
+func configure(t *testing.T, c *kfake.Cluster, key, value string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	answers, err := kadm.NewClient(client).AlterTopicConfigs(limited(t), []kadm.AlterConfig{{Name: key, Value: &value}}, testTopic)
+	if err == nil {
+		_, err = answers.On(testTopic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// timed sends an event with a business time so far from now.
+func (s *sender) timed(ahead time.Duration) error {
+	w := &witness{}
+	ev := full(func(ev *decoder.Event) { ev.Time = time.Now().Add(ahead) })
+	d := s.k.Next()
+	d.Topic, d.Key = testTopic, []byte("k")
+	d.Receipt, d.Memory = w, w
+	if err := s.k.Send(ev, d); err != nil {
+		return err
+	}
+	s.sent = append(s.sent, w)
+	return nil
+}
+
+// A time that the topic does not take is found before it is sent: the broker
+// would refuse a whole batch because of it.
+func TestTimesThatTheTopicDoesNotTake(t *testing.T) {
+	c := broker(t, 1)
+	configure(t, c, "message.timestamp.after.max.ms", "60000")
+	configure(t, c, "message.timestamp.before.max.ms", "3600000")
+	s := &sender{t: t, k: open(t, c, func(o *Options) { o.Value.Timestamp = BusinessTime })}
+	for ahead, key := range map[time.Duration]string{
+		2 * time.Minute: "message.timestamp.after.max.ms = 60000", 1e6 * time.Hour: "message.timestamp.after.max.ms", -2 * time.Hour: "message.timestamp.before.max.ms = 3600000",
+	} {
+		err := s.timed(ahead)
+		if !errors.Is(err, ErrUndeliverable) {
+			t.Errorf("%s ahead: %v", ahead, err)
+			continue
+		}
+		says(t, err, "outbox.columns.timestamp", "value.timestamp", testTopic, key)
+	}
+	for _, ahead := range []time.Duration{0, 30 * time.Second, -time.Minute} {
+		if err := s.timed(ahead); err != nil {
+			t.Errorf("%s ahead: %v", ahead, err)
+		}
+	}
+	s.delivered()
+	// It is asked again before an event is given up.
+	configure(t, c, "message.timestamp.after.max.ms", "600000")
+	if err := s.timed(2 * time.Minute); err != nil {
+		t.Error(err)
+	}
+	configure(t, c, "message.timestamp.type", "LogAppendTime")
+	if err := s.timed(1e6 * time.Hour); err != nil {
+		t.Errorf("a topic that takes the broker's time: %v", err)
+	}
+	s.delivered()
+}
+
+// What the broker refuses although its limit was kept may pass; where it does not
+// say its limit, nothing better will be known.
+func TestTimeThatIsRefused(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		c := broker(t, 1)
+		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidTimestamp, Count: -1})
+		if silent {
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeConfigs}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+		}
+		s := &sender{t: t, k: open(t, c, func(o *Options) { o.Value.Timestamp = BusinessTime })}
+		if err := s.timed(0); err != nil {
+			t.Fatal(err)
+		}
+		err := s.failed()
+		if errors.Is(err, ErrUndeliverable) != silent {
+			t.Errorf("without the right to ask %t: %v", silent, err)
+		}
+		says(t, err, `id "8f3a"`, "0000000001507C60-00000001", testTopic, "INVALID_TIMESTAMP")
 	}
 }

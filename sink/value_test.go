@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"outboxd/decoder"
 )
@@ -59,4 +60,43 @@ func TestRefusedPayloadIsNotTaken(t *testing.T) {
 	s.send(testTopic, "k", "0")
 	s.delivered()
 	inOrder(t, consume(t, c, 1))
+}
+
+// The record's time is the commit's, the event's, or that of sending.
+func TestRecordTime(t *testing.T) {
+	business := time.Date(1970, 1, 1, 0, 0, 0, 1_000_000, time.UTC)
+	at := func(when time.Time) *decoder.Event {
+		return full(func(ev *decoder.Event) { ev.Time = when })
+	}
+	for _, test := range []struct {
+		timestamp Timestamp
+		event     *decoder.Event
+		want      time.Time
+	}{
+		{CommitTime, at(business), committedAt},
+		{BusinessTime, at(business), business},
+		{BusinessTime, at(time.Unix(0, 0)), time.Unix(0, 0)},
+		{BusinessTime, at(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)},
+		{BusinessTime, full(null(decoder.Timestamp)), committedAt},
+	} {
+		v := Value{Timestamp: test.timestamp}
+		if got, err := v.timestamp(test.event); err != nil || !got.Equal(test.want) {
+			t.Errorf("%d: %s, %v; want %s", test.timestamp, got, err, test.want)
+		}
+	}
+	before := time.Now()
+	v := Value{Timestamp: SendTime}
+	if got, err := v.timestamp(at(business)); err != nil || got.Before(before) || got.After(time.Now()) {
+		t.Errorf("now: %s, %v", got, err)
+	}
+	// To Kafka, -1 ms is a record without a time.
+	v = Value{Timestamp: BusinessTime}
+	for _, early := range []time.Time{time.UnixMilli(-1), time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		_, err := v.timestamp(at(early))
+		if !errors.Is(err, ErrUndeliverable) {
+			t.Errorf("%s: %v", early, err)
+			continue
+		}
+		says(t, err, "outbox.columns.timestamp", "1970")
+	}
 }

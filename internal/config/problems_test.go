@@ -41,7 +41,7 @@ func TestProblems(t *testing.T) {
 		{name: "list for text", text: "route: {key: [id]}",
 			want: []string{"outboxd.yaml:3: route.key: got a list; want text"}},
 		{name: "mapping for text", text: "route:\n  key:\n    id: 1",
-			want: []string{"outboxd.yaml:4: route.key: got a mapping; want text"}},
+			want: []string{"outboxd.yaml:4: route.key: got a mapping; want text, in quotes if it begins with {"}},
 		{name: "text for boolean", text: "value: {empty_is_tombstone: yes}",
 			want: []string{"outboxd.yaml:3: value.empty_is_tombstone: yes is text; want true or false"}},
 		{name: "quoted boolean", text: "value: {empty_is_tombstone: 'true'}",
