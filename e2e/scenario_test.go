@@ -25,6 +25,7 @@ type scenario struct {
 	dsn      string // what the connector uses; a proxy may stand in between
 	brokers  []string
 	extra    string // further configuration, YAML at top level
+	route    string // the key route; defaults to topics of the prefix and the type
 	// brokersInExtra says that extra has the key kafka.
 	brokersInExtra bool
 	env            []string // OUTBOXD_ variables, which override the configuration
@@ -87,12 +88,16 @@ func (s *scenario) config() string {
 	if s.brokersInExtra {
 		kafka = ""
 	}
+	route := s.route
+	if route == "" {
+		route = fmt.Sprintf(`{topic: "%s.{type}"}`, s.topic)
+	}
 	return fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
-route: {topic: "%s.{type}"}
+route: %s
 http: {listen: ""}
 %s
 %s
-`, s.dsn, s.slotName, s.topic, kafka, s.extra)
+`, s.dsn, s.slotName, route, kafka, s.extra)
 }
 
 // through lets the connector reach PostgreSQL by way of a proxy.

@@ -25,6 +25,8 @@ type record struct {
 	headers   []kgo.RecordHeader
 	position  string
 	id        string
+	timestamp time.Time
+	hasKey    bool
 }
 
 func (r record) String() string {
@@ -168,7 +170,8 @@ func (s *scenario) read() []record {
 				return
 			}
 			remaining--
-			rec := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), value: r.Value, headers: r.Headers}
+			rec := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), value: r.Value, headers: r.Headers,
+				timestamp: r.Timestamp, hasKey: r.Key != nil}
 			for _, h := range r.Headers {
 				switch h.Key {
 				case "id":
