@@ -110,6 +110,13 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	// missedPublication.
 	p["client_min_messages"] = "warning"
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err == nil && pg.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		// Such a database holds any bytes. Asked for UTF-8, the server ends the
+		// stream at the first that are not, again and again.
+		_ = pg.Close(ctx)
+		p["client_encoding"] = "SQL_ASCII"
+		pg, err = pgconn.ConnectConfig(ctx, cfg)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
 	}
