@@ -1,0 +1,42 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"outboxd/internal/testbed"
+)
+
+// An envelope can be six times the size of what it is made of. Also then memory is
+// bounded while Kafka stands still.
+func TestMemoryOfEnvelopes(t *testing.T) {
+	kafka := ownKafka(t, testbed.KafkaOptions{})
+	s := newScenario(t, nil, kafka)
+	s.exec("ALTER TABLE outbox ALTER payload TYPE text")
+	s.extra = `kafka: {max_buffered: 32MiB, brokers: ["` + kafka.Brokers()[0] + `"]}` + "\nvalue: {format: json}"
+	s.brokersInExtra = true
+	c := s.startStreaming()
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('a', 't0', '')`)
+	s.waitConfirmed(60 * time.Second)
+	if err := kafka.Pause(0); err != nil {
+		t.Fatal(err)
+	}
+	const events = 2000
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload) SELECT 'k' || i % 10, 't0', repeat(chr(1), 20000) FROM generate_series(1, $1::int) i`, events)
+	c.waitLog("Kafka acknowledges nothing", 60*time.Second)
+	if rss := c.peakRSS(); rss > 80<<20 && !raceEnabled {
+		t.Errorf("%d MiB in memory with max_buffered 32MiB", rss>>20)
+	} else {
+		t.Logf("%d MiB in memory", rss>>20)
+	}
+	if err := kafka.Resume(0); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, 120*time.Second, func() (string, bool) {
+		n := s.arrived()
+		return fmt.Sprintf("%d of %d events", n, events+1), n >= events+1
+	})
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+}
