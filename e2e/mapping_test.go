@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,29 @@ func TestLatin1(t *testing.T) {
 	records := s.read()
 	if len(records) != 1 || records[0].key != "Größe" || !strings.Contains(string(records[0].value), `"aggregate_id":"Größe"`) ||
 		!strings.HasSuffix(string(records[0].value), `"payload":"Größe"}`) {
+		t.Errorf("%v", records)
+	}
+}
+
+// The table that init makes for a mapping is one that run takes.
+func TestInitOfAMapping(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.exec("DROP TABLE outbox")
+	s.route = fmt.Sprintf(`{topic: "%s.{column:Tenant}", key: "{column:Tenant}", partition: shard}`, s.topic)
+	s.extra = `outbox:
+  columns: {timestamp: happened, version: v, schema_version: sv, correlation_id: c, causation_id: c, traceparent: trace}
+  headers: {tenant: Tenant, again: shard}
+  headers_column: more`
+	if code, stdout, stderr := invoke(t, "init", "--apply", "--role", "", "--config", s.configFile()); code != 0 {
+		t.Fatalf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	c := s.startStreaming()
+	s.exec(`INSERT INTO outbox (type, aggregatetype, aggregateid, payload, happened, v, "Tenant", shard, more)
+		VALUES ('t', 'a', 'k', '{}', now(), 7, 'acme', 2, '{"x": 1}')`)
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	if records := s.read(); len(records) != 1 || records[0].key != "acme" || records[0].partition != 2 || records[0].header("again") != "2" ||
+		records[0].header("x") != "1" || records[0].header("version") != "7" {
 		t.Errorf("%v", records)
 	}
 }

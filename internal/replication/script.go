@@ -59,6 +59,12 @@ func createTableSQL(table string, o Options) string {
 			definition = "jsonb"
 		case "version":
 			definition = "bigint"
+		case "timestamp":
+			definition = "timestamptz"
+		case "outbox.headers_column":
+			definition = "jsonb"
+		case "route.partition":
+			definition = "integer"
 		}
 		fmt.Fprintf(&b, "  %s %s,\n", quoteIdent(c.Name), definition)
 	}
