@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,26 @@ func TestTooLargeIsFoundBeforeSending(t *testing.T) {
 		t.Errorf("the sink failed: %v", err)
 	}
 	inOrder(t, consume(t, c, 2))
+}
+
+// What counts is the size of the envelope, not of the payload.
+func TestEnvelopeTooLarge(t *testing.T) {
+	c := broker(t, 0)
+	create(t, c, "20000")
+	k := open(t, c, func(o *Options) { o.Value.Format = JSON })
+	for size, fits := range map[int]bool{3000: true, 4000: false} {
+		w := &witness{}
+		ev := full(set(decoder.Payload, decoder.TextOID, strings.Repeat("\x01", size)))
+		d := k.Next()
+		d.Topic, d.Key, d.Receipt, d.Memory = testTopic, []byte("k"), w, w
+		if err := k.Send(ev, d); errors.Is(err, ErrUndeliverable) == fits {
+			t.Errorf("%d characters: %v", size, err)
+		}
+		until(t, "it is answered", func() bool { return k.InFlight() == 0 })
+		if n := w.charged.Load(); n != 0 {
+			t.Errorf("%d bytes stay charged", n)
+		}
+	}
 }
 
 // The sink's own estimate may be a little too high, never too low: what it
