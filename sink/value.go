@@ -22,6 +22,8 @@ type Value struct {
 	NullIsError      bool   // a NULL payload is an error, not a tombstone
 	EmptyIsTombstone bool   // a payload of white space only is a tombstone
 	Timestamp        Timestamp
+	Schemas          Schemas // what payloads have to fit; nil: anything
+	Avro             *Avro   // with AvroFormat
 }
 
 // Format is the form of a record's value.
@@ -31,6 +33,7 @@ const (
 	Raw         Format = iota // the payload's own bytes
 	JSON                      // an envelope
 	CloudEvents               // CloudEvents' JSON format: structured mode
+	AvroFormat                // Avro by a schema registry
 )
 
 // Timestamp says which time a record has.
@@ -52,12 +55,22 @@ func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 	if router.IsTombstone(ev, v.EmptyIsTombstone) {
 		return nil, nil
 	}
+	if v.Schemas != nil {
+		if err := v.Schemas.check(ev); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUndeliverable, err)
+		}
+	}
 	var err error
 	switch v.Format {
 	case JSON:
 		d.value, err = appendEnvelope(sized(d.value, ev), ev)
 	case CloudEvents:
 		d.value, err = appendCloudEvent(sized(d.value, ev), ev, &d.Message, v.Source)
+	case AvroFormat:
+		d.value, err = v.Avro.append(sized(d.value, ev), ev, d.Topic)
+		if err != nil && concernsSubject(err) {
+			return nil, err
+		}
 	default:
 		return payload, nil
 	}
@@ -79,6 +92,12 @@ func sized(b []byte, ev *decoder.Event) []byte {
 		n += len(ev.Values[decoder.Payload])/3 + 4 // base64
 	}
 	return slices.Grow(b[:0], n)
+}
+
+// concernsSubject tells errors that are not about the one event.
+func concernsSubject(err error) bool {
+	var registry *RegistryError
+	return errors.As(err, &registry) || errors.Is(err, ErrSchemaRefused)
 }
 
 // timestamp returns the record's time. Kafka keeps milliseconds since 1970.

@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -31,6 +33,9 @@ func eventShare(maxBuffered int64) int64 { return maxBuffered / 8 * 3 }
 func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (pipeline.Options, error) {
 	kafka, err := sinkOptions(cfg, log)
 	if err != nil {
+		return pipeline.Options{}, err
+	}
+	if kafka.Value.Avro, err = avroEncoder(cfg, st, log); err != nil {
 		return pipeline.Options{}, err
 	}
 	rules, read := rules(cfg)
@@ -172,7 +177,7 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 	return r, read
 }
 
-var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents}
+var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents, "avro": sink.AvroFormat}
 
 var timestamps = map[string]sink.Timestamp{"commit": sink.CommitTime, "column": sink.BusinessTime, "now": sink.SendTime}
 
@@ -193,12 +198,59 @@ func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
 		Log:          log,
 	}
 	var err error
+	if o.Value.Schemas, err = payloadSchemas(cfg.Value.Schema); err != nil {
+		return sink.Options{}, err
+	}
 	if cfg.Kafka.TLS.Enabled {
 		if o.TLS, err = tlsConfig("kafka.tls", cfg.Kafka.TLS); err != nil {
 			return sink.Options{}, err
 		}
 	}
 	return o, nil
+}
+
+// payloadSchemas loads the JSON Schemas. A bad file is an error of the
+// configuration.
+func payloadSchemas(files map[string]string) (sink.Schemas, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	schemas := make(sink.Schemas)
+	var problems []config.Problem
+	for _, eventType := range slices.Sorted(maps.Keys(files)) {
+		schema, err := sink.LoadSchema(files[eventType])
+		if err != nil {
+			problems = append(problems, config.Problem{File: files[eventType], Key: "value.schema." + eventType, Message: err.Error()})
+		}
+		schemas[eventType] = schema
+	}
+	return schemas, config.NewLoadError(problems)
+}
+
+// avroEncoder returns nil for other formats.
+func avroEncoder(cfg *config.Config, st *status.Status, log zerolog.Logger) (*sink.Avro, error) {
+	if cfg.Value.Format != "avro" {
+		return nil, nil
+	}
+	a := cfg.Value.Avro
+	o := sink.AvroOptions{
+		Registry: a.Registry,
+		Username: a.Username,
+		Password: a.Password.Reveal(),
+		Subject:  a.Subject,
+		BySchema: a.Payload == "schema",
+		Register: a.Register,
+		Log:      log,
+		OnAnswer: st.RegistryAnswered,
+	}
+	if a.TLS.Enabled {
+		var err error
+		if o.TLS, err = tlsConfig("value.avro.tls", a.TLS); err != nil {
+			return nil, err
+		}
+	}
+	st.UseRegistry()
+	return sink.NewAvro(o)
 }
 
 func saslMechanism(cfg config.SASL) sasl.Mechanism {

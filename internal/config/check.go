@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -21,9 +22,11 @@ var checks = map[string]func(string) string{
 	"identifier":         checkIdentifier,
 	"key":                checkKey,
 	"listen":             checkListen,
+	"registry":           checkRegistry,
 	"replication factor": checkReplicationFactor,
 	"rule topic":         checkRuleTopic,
 	"slot":               checkSlot,
+	"subject":            checkSubject,
 	"template":           checkTemplate,
 	"topic":              checkTopic,
 }
@@ -205,6 +208,38 @@ func checkGlob(pattern string) string {
 func checkReplicationFactor(text string) string {
 	if n, _ := strconv.Atoi(text); n < 1 && n != -1 || n > 32767 {
 		return "is not a replication factor: 1 or more, or -1 for the brokers' own"
+	}
+	return ""
+}
+
+func checkRegistry(text string) string {
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return "is not a URL such as https://registry:8081"
+	case u.User != nil:
+		return "has credentials; give them in value.avro.username and value.avro.password"
+	case u.RawQuery != "" || u.Fragment != "":
+		return "has more than a host and a path"
+	}
+	return ""
+}
+
+func checkSubject(template string) string {
+	_, placeholders, ok := splitTemplate(template)
+	if !ok {
+		return "has a { or } without its partner"
+	}
+	for _, placeholder := range placeholders {
+		if placeholder != "topic" && placeholder != "type" && placeholder != "aggregate_type" {
+			return "has an unknown placeholder; there are {topic}, {type} and {aggregate_type}"
+		}
+	}
+	if template == "" {
+		return "must not be empty"
 	}
 	return ""
 }

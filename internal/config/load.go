@@ -40,7 +40,7 @@ func load(path string, env []string, readFile func(string) ([]byte, error)) (*Co
 		l.checkMissing()
 		l.checkRelations()
 	}
-	if err := newLoadError(l.problems); err != nil {
+	if err := NewLoadError(l.problems); err != nil {
 		return nil, err
 	}
 	l.config.Kafka.addDefaultPort()

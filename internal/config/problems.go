@@ -55,8 +55,8 @@ func (e *LoadError) Error() string {
 // file lacks, then those of environment variables by name.
 func (e *LoadError) Problems() []Problem { return slices.Clone(e.problems) }
 
-// newLoadError returns nil when there are no problems.
-func newLoadError(problems []Problem) error {
+// NewLoadError returns nil when there are no problems.
+func NewLoadError(problems []Problem) error {
 	if len(problems) == 0 {
 		return nil
 	}

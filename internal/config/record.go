@@ -5,7 +5,7 @@ type Value struct {
 	// Format is the form of a record's value: raw is the payload's own bytes,
 	// untouched; json, cloudevents and avro wrap it in an envelope. Defaults to
 	// raw.
-	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro" unbuilt:"avro"`
+	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro"`
 	// Headers is the set of record headers: plain carries the event's fields
 	// under their names; cloudevents is, with raw values, CloudEvents' binary
 	// mode; debezium carries the id alone; none saves their bytes, and with raw
@@ -23,10 +23,10 @@ type Value struct {
 	// tombstone. Defaults to false.
 	EmptyIsTombstone bool `yaml:"empty_is_tombstone" default:"false"`
 	// Avro encodes values by a schema registry.
-	Avro Avro `yaml:"avro" unbuilt:"*"`
+	Avro Avro `yaml:"avro"`
 	// Schema is a JSON Schema file for each event type; a payload that does not
-	// fit is a poison event. Defaults to none.
-	Schema map[string]string `yaml:"schema" unbuilt:"*"`
+	// fit is a poison event. Types that are not listed pass. Defaults to none.
+	Schema map[string]string `yaml:"schema"`
 	// Mask removes, hashes or encrypts parts of the payload. It is the one case
 	// in which payload bytes change. Defaults to none.
 	Mask []Mask `yaml:"mask" unbuilt:"*"`
@@ -36,17 +36,19 @@ type Value struct {
 
 // Avro encodes values by a schema registry.
 type Avro struct {
-	// Registry is the registry's URL, without credentials. Defaults to none.
-	Registry string `yaml:"registry"`
-	// Username for the registry. Defaults to none.
+	// Registry is the URL of a registry with Confluent's API, without
+	// credentials. Defaults to none.
+	Registry string `yaml:"registry" check:"registry"`
+	// Username for the registry, by basic authentication. Defaults to none.
 	Username string `yaml:"username"`
 	// Password for the registry. Defaults to none.
 	Password Secret `yaml:"password"`
-	// TLS of the connection to the registry.
+	// TLS of the connection to a registry with an https URL, where the system's
+	// authorities and no client certificate are not enough.
 	TLS TLS `yaml:"tls"`
-	// Subject is the subject's name, with {topic} replaced by the record's
-	// topic. Defaults to {topic}-value.
-	Subject string `yaml:"subject" default:"{topic}-value"`
+	// Subject is the subject's name, with {topic}, {type} and {aggregate_type}
+	// replaced by the event's. Defaults to {topic}-value.
+	Subject string `yaml:"subject" default:"{topic}-value" check:"subject"`
 	// Payload is string to carry the payload as text in the envelope, or schema
 	// to encode it by the schema that is registered for the subject. Defaults
 	// to string.

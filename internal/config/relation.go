@@ -12,6 +12,7 @@ func (l *loader) checkRelations() {
 	l.checkColumns()
 	l.checkTLS("kafka.tls", l.config.Kafka.TLS)
 	l.checkSASL("kafka.sasl", l.config.Kafka.SASL)
+	l.checkAvro(l.config.Value)
 
 	delivery, retry := l.config.Delivery, l.config.Errors.Retry
 	l.require(delivery.Store != "file" || delivery.File != "",
@@ -53,6 +54,29 @@ func (l *loader) checkColumns() {
 	const ineffective = "has no effect with value.headers none"
 	l.require(c.Value.Headers != "none" || len(c.Outbox.Headers) == 0, ineffective, "outbox.headers", "value.headers")
 	l.require(c.Value.Headers != "none" || c.Outbox.HeadersColumn == "", ineffective, "outbox.headers_column", "value.headers")
+}
+
+// checkAvro checks that there is a registry exactly when it is used.
+func (l *loader) checkAvro(v Value) {
+	const format, registry, username, password = "value.format", "value.avro.registry", "value.avro.username", "value.avro.password"
+	a := v.Avro
+	l.require(v.Format != "avro" || a.Registry != "", "must not be empty; "+format+" avro needs it", registry, format)
+	l.require(v.Format == "avro" || l.given(format) || a.Registry == "", "has no effect without "+format+": avro", registry, format)
+	l.require(a.Username == "" || a.Password != "", "must not be empty; "+username+" needs it", password, username)
+	l.require(a.Password == "" || a.Username != "", "must not be empty; "+password+" needs it", username, password)
+	l.checkTLS("value.avro.tls", a.TLS)
+	l.require(!a.TLS.Enabled || a.Registry == "" || strings.HasPrefix(a.Registry, "https:"),
+		"must begin with https:; value.avro.tls.enabled needs it", registry, "value.avro.tls.enabled")
+	if v.Format == "avro" {
+		for _, field := range []string{"type", "aggregate_type"} {
+			if strings.Contains(a.Subject, "{"+field+"}") {
+				l.requireColumn(field, "value.avro.subject", "{"+field+"}")
+			}
+		}
+	}
+	if len(v.Schema) > 0 {
+		l.requireColumn("type", "value.schema", "")
+	}
 }
 
 // requireTemplate reports the fields that a topic's template uses but that have no

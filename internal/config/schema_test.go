@@ -75,6 +75,8 @@ func TestKeysAreDocumented(t *testing.T) {
 func TestEveryScalarHasAVariable(t *testing.T) {
 	needed := []string{"OUTBOXD_POSTGRES_DSN=host=db", "OUTBOXD_KAFKA_BROKERS=k", "OUTBOXD_DELIVERY_FILE=f",
 		"OUTBOXD_KAFKA_SASL_USERNAME=u", "OUTBOXD_KAFKA_SASL_PASSWORD=p", "OUTBOXD_KAFKA_SASL_MECHANISM=",
+		"OUTBOXD_VALUE_FORMAT=raw", "OUTBOXD_VALUE_AVRO_REGISTRY=https://r", "OUTBOXD_VALUE_AVRO_USERNAME=u", "OUTBOXD_VALUE_AVRO_PASSWORD=p",
+		"OUTBOXD_VALUE_AVRO_TLS_CERT=c", "OUTBOXD_VALUE_AVRO_TLS_KEY=k", "OUTBOXD_VALUE_AVRO_TLS_ENABLED=false",
 		"OUTBOXD_KAFKA_TLS_CERT=c", "OUTBOXD_KAFKA_TLS_KEY=k", "OUTBOXD_KAFKA_TLS_ENABLED=false"}
 	special := map[string]string{
 		"postgres.dsn": "host=elsewhere",
@@ -84,6 +86,8 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"http.listen":     ":1",
 		"outbox.table":    "a.b",
 		"kafka.brokers":   "b:1",
+
+		"value.avro.registry": "https://elsewhere",
 	}
 	for k := range schema().leaves() {
 		if !k.isScalar() && !k.isTextList() {
@@ -187,7 +191,7 @@ c.yaml:1: value.keys.c: the environment variable C is not set`},
 			l := &loader{path: "c.yaml", env: map[string]string{"B": "two"}, origins: map[string]place{}, refused: map[string]bool{}}
 			field := reflect.New(k.typ).Elem()
 			l.decode(&built, field, n, place{key: k.path, line: 1})
-			if err := newLoadError(l.problems); err != nil || test.err != "" {
+			if err := NewLoadError(l.problems); err != nil || test.err != "" {
 				wantError(t, err, test.err)
 				continue
 			}

@@ -10,7 +10,7 @@
 //
 // A session is one replication connection. A fault of PostgreSQL ends the
 // session only: what was sent is waited for, and the next session goes on behind
-// it. A failed delivery ends the session and the sink: the next session starts
+// it; so does one of the schema registry, before which an event cannot be sent. A failed delivery ends the session and the sink: the next session starts
 // again from the last confirmed position.
 package pipeline
 
@@ -135,7 +135,8 @@ func permanent(err error) bool {
 	return errors.As(err, &refused) ||
 		errors.Is(err, replication.ErrSetup) ||
 		errors.Is(err, decoder.ErrProtocol) ||
-		errors.Is(err, ErrPoison)
+		errors.Is(err, ErrPoison) ||
+		errors.Is(err, sink.ErrSchemaRefused)
 }
 
 // side tells who had a fault, for the metrics.
@@ -143,6 +144,10 @@ func side(err error) string {
 	var failed *sink.FailedError
 	if errors.As(err, &failed) {
 		return "kafka"
+	}
+	var registry *sink.RegistryError
+	if errors.As(err, &registry) {
+		return "registry"
 	}
 	return "postgres"
 }

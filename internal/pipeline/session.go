@@ -47,11 +47,11 @@ func (s *session) run(ctx, hurry context.Context) error {
 		err = s.sinkFailed()
 	case ctx.Err() != nil:
 		err = s.drain(hurry)
-	case errors.Is(err, ErrPoison):
+	case errors.Is(err, ErrPoison) || errors.Is(err, sink.ErrSchemaRefused):
 		// What came before the event is delivered and confirmed, so that the
 		// event is the first thing that the next start meets.
 		if unclean := s.drain(hurry); unclean != nil {
-			s.p.log.Warn().Err(unclean).Msg("events before the poison event were not all confirmed")
+			s.p.log.Warn().Err(unclean).Msg("events before the one that cannot be delivered were not all confirmed")
 		}
 	default:
 		if unclean := s.settle(ctx, hurry); unclean != nil {
@@ -165,6 +165,12 @@ func (s *session) publish(ev *decoder.Event) error {
 	if err := s.sink.Send(ev, d); err != nil {
 		s.tx.Withdraw()
 		block.Release(0)
+		if errors.Is(err, sink.ErrSchemaRefused) {
+			return &replication.Error{
+				Err:  fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err),
+				Hint: "nothing after it is confirmed; mend the subject in the registry, or name another with value.avro.subject, and start again",
+			}
+		}
 		if !errors.Is(err, sink.ErrUndeliverable) {
 			return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
 		}

@@ -57,6 +57,7 @@ type Status struct {
 	connected     bool
 	postgresFault error
 	kafkaFault    error
+	registryFault error
 	confirmedAt   time.Time // when everything was confirmed, or something more
 	confirmedLSN  pglogrepl.LSN
 	readyWithin   time.Duration
@@ -106,12 +107,22 @@ func New(readyWithin time.Duration) *Status {
 		})
 	}
 	for _, side := range []string{"postgres", "kafka"} {
-		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "outboxd_connected", Help: "1 while that side works.", ConstLabels: prometheus.Labels{"side": side},
-		}, func() float64 { return s.side(side) }))
-		s.retries.WithLabelValues(side)
+		s.registerSide(side)
 	}
 	return s
+}
+
+// UseRegistry says that there is a schema registry, a further side.
+func (s *Status) UseRegistry() {
+	s.registerSide("registry")
+}
+
+// registerSide makes a side's metrics.
+func (s *Status) registerSide(side string) {
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "outboxd_connected", Help: "1 while that side works.", ConstLabels: prometheus.Labels{"side": side},
+	}, func() float64 { return s.side(side) }))
+	s.retries.WithLabelValues(side)
 }
 
 func (s *Status) gauge(name, help string, read func(*Gauges) float64) {
@@ -139,7 +150,7 @@ func (s *Status) Slot(slot Slot) { s.slot.Store(&slot) }
 func (s *Status) side(side string) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if side == "postgres" && s.connected || side == "kafka" && s.kafkaFault == nil {
+	if side == "postgres" && s.connected || side == "kafka" && s.kafkaFault == nil || side == "registry" && s.registryFault == nil {
 		return 1
 	}
 	return 0
@@ -170,15 +181,19 @@ func (s *Status) Stopped() {
 	s.connected = false
 }
 
-// Fault says why the next session has to wait. side is postgres or kafka.
+// Fault says why the next session has to wait. side is postgres, kafka or
+// registry.
 func (s *Status) Fault(side string, err error) {
 	s.retries.WithLabelValues(side).Inc()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if side == "kafka" {
+	switch side {
+	case "kafka":
 		s.publishErrors.WithLabelValues("delivery").Inc()
 		s.kafkaFault = err
-	} else {
+	case "registry":
+		s.registryFault = err
+	default:
 		s.postgresFault = err
 	}
 }
@@ -188,6 +203,13 @@ func (s *Status) Kafka(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.kafkaFault = err
+}
+
+// RegistryAnswered says that the schema registry has given what was asked for.
+func (s *Status) RegistryAnswered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.registryFault = nil
 }
 
 // Confirmed notes a round of confirmation. all says that nothing is waiting.
@@ -217,6 +239,8 @@ func (s *Status) notReady() error {
 	switch {
 	case s.kafkaFault != nil:
 		return s.kafkaFault
+	case s.registryFault != nil:
+		return s.registryFault
 	case s.postgresFault != nil:
 		return s.postgresFault
 	case !s.connected:

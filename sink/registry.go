@@ -1,0 +1,209 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hamba/avro/v2"
+	"github.com/twmb/franz-go/pkg/sr"
+)
+
+// registryTimeout bounds all that is asked of the registry for one event: the
+// goroutine that asks also has to answer PostgreSQL's keepalives.
+const registryTimeout = 5 * time.Second
+
+// maxAnswer bounds what is read of one answer.
+const maxAnswer = 4 << 20
+
+// maxReferences bounds how many other schemas one schema may be made of.
+const maxReferences = 100
+
+// registry asks a schema registry that speaks Confluent's API. It belongs to one
+// goroutine.
+type registry struct {
+	client *sr.Client
+	url    string
+}
+
+func newRegistry(o AvroOptions) (*registry, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if o.TLS != nil {
+		transport.TLSClientConfig = o.TLS
+	}
+	opts := []sr.ClientOpt{
+		sr.URLs(strings.TrimRight(o.Registry, "/")),
+		sr.UserAgent("outboxd"),
+		sr.HTTPClient(&http.Client{Transport: bounded{transport}, Timeout: registryTimeout}),
+	}
+	if o.Username != "" {
+		opts = append(opts, sr.BasicAuth(o.Username, o.Password))
+	}
+	client, err := sr.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("configure registry client: %w", err)
+	}
+	return &registry{client, o.Registry}, nil
+}
+
+// bounded does not read more of an answer than maxAnswer.
+type bounded struct{ http.RoundTripper }
+
+func (t bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
+}
+
+// envelope returns the id of the envelope's schema in a subject.
+func (r *registry) envelope(subject string, register bool) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), registryTimeout)
+	defer cancel()
+	schema := sr.Schema{Schema: EnvelopeSchema}
+	if register {
+		id, err := r.client.RegisterSchema(ctx, subject, schema, -1, -1)
+		return id, r.explain(err, "register the envelope's schema")
+	}
+	found, err := r.client.LookupSchema(ctx, subject, schema)
+	if isStatus(err, http.StatusNotFound) {
+		// Registries compare texts, and it may have been registered with other
+		// documentation or white space.
+		newest, newestErr := r.client.SchemaByVersion(ctx, subject, -1)
+		if newestErr == nil {
+			if s, err := parseAvro(newest.Schema.Schema, &avro.SchemaCache{}); err == nil && s.Fingerprint() == envelopeSchema.Fingerprint() {
+				return newest.ID, nil
+			}
+			return 0, &RegistryError{errors.New("holds no schema that is the envelope's; register it (sink/envelope.avsc), or set value.avro.register: true")}
+		}
+		if isStatus(newestErr, http.StatusNotFound) {
+			return 0, &RegistryError{fmt.Errorf("the registry at %s does not know it; register the envelope's schema (sink/envelope.avsc), or set value.avro.register: true", r.url)}
+		}
+		err = newestErr
+	}
+	return found.ID, r.explain(err, "look the envelope's schema up")
+}
+
+// newest fetches a subject's newest schema.
+func (r *registry) newest(s *subject) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), registryTimeout)
+	defer cancel()
+	const doing = "look its newest schema up"
+	newest, err := r.client.SchemaByVersion(ctx, s.name, -1)
+	if isStatus(err, http.StatusNotFound) {
+		return 0, &RegistryError{fmt.Errorf("the registry at %s does not know it; register a schema for its payloads", r.url)}
+	}
+	if err != nil {
+		return 0, r.explain(err, doing)
+	}
+	if s.typ != nil && newest.Version == s.version {
+		return newest.ID, nil
+	}
+	cache, fetched := &avro.SchemaCache{}, make(map[string]bool)
+	if err := r.references(ctx, newest.References, cache, fetched); err != nil {
+		return 0, err
+	}
+	typ, err := compileAvro(newest.Schema, cache)
+	if err != nil {
+		return 0, fmt.Errorf("%w: version %d: %w", ErrSchemaRefused, newest.Version, err)
+	}
+	s.typ, s.version = typ, newest.Version
+	return newest.ID, nil
+}
+
+// references fetches the schemas that a schema refers to, and those that they
+// refer to, and adds what they define to the cache.
+func (r *registry) references(ctx context.Context, refs []sr.SchemaReference, cache *avro.SchemaCache, fetched map[string]bool) error {
+	for _, ref := range refs {
+		key := fmt.Sprintf("%s/%d", ref.Subject, ref.Version)
+		if fetched[key] {
+			continue
+		}
+		fetched[key] = true
+		if len(fetched) > maxReferences {
+			return fmt.Errorf("%w: it refers to more than %d other schemas", ErrSchemaRefused, maxReferences)
+		}
+		found, err := r.client.SchemaByVersion(ctx, ref.Subject, ref.Version)
+		if err != nil {
+			return r.explain(err, fmt.Sprintf("fetch %q, which it refers to (subject %q version %d)", ref.Name, ref.Subject, ref.Version))
+		}
+		if err := r.references(ctx, found.References, cache, fetched); err != nil {
+			return err
+		}
+		if _, err := compileAvro(found.Schema, cache); err != nil {
+			return fmt.Errorf("%w: %q, which it refers to (subject %q version %d): %w", ErrSchemaRefused, ref.Name, ref.Subject, ref.Version, err)
+		}
+	}
+	return nil
+}
+
+// compileAvro turns a registered schema into what payloads are encoded by.
+func compileAvro(s sr.Schema, cache *avro.SchemaCache) (*avroType, error) {
+	if s.Type != sr.TypeAvro {
+		return nil, fmt.Errorf("it is a schema of type %s, not Avro", s.Type)
+	}
+	parsed, err := parseAvro(s.Schema, cache)
+	if err != nil {
+		return nil, err
+	}
+	return newAvroType(parsed)
+}
+
+// parseAvro parses a schema. The cache holds the names that it may use.
+func parseAvro(schema string, cache *avro.SchemaCache) (s avro.Schema, err error) {
+	defer func() {
+		// It is somebody else's text, and no reason to end.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it cannot be parsed: %v", r)
+		}
+	}()
+	return avro.ParseBytesWithCache([]byte(schema), "", cache)
+}
+
+// explain tells what may pass from what an operator has to change. A conflict
+// is the registry's word that the schema is incompatible; every registry has its
+// own form of the reason.
+func (r *registry) explain(err error, doing string) error {
+	var answer *sr.ResponseError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &answer):
+		return &RegistryError{fmt.Errorf("%s: %w", doing, err)}
+	case answer.StatusCode == http.StatusConflict || answer.StatusCode == http.StatusUnprocessableEntity:
+		return fmt.Errorf("%w: the registry refuses to %s: %s", ErrSchemaRefused, doing, reason(answer))
+	}
+	hint := ""
+	switch answer.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		hint = "; check value.avro.username and its rights"
+	case http.StatusNotFound:
+		hint = "; check the path in value.avro.registry"
+	}
+	return &RegistryError{fmt.Errorf("%s: the registry at %s answers %d %s: %s%s",
+		doing, r.url, answer.StatusCode, http.StatusText(answer.StatusCode), reason(answer), hint)}
+}
+
+// maxReason bounds what is shown of an answer; it may be a page of HTML.
+const maxReason = 1000
+
+func reason(e *sr.ResponseError) string {
+	text := strings.Join(strings.Fields(e.Error()), " ")
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "") + "…"
+	}
+	return text
+}
+
+func isStatus(err error, code int) bool {
+	var answer *sr.ResponseError
+	return errors.As(err, &answer) && answer.StatusCode == code
+}
