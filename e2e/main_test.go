@@ -25,6 +25,7 @@ var shared struct {
 	sync.Mutex
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
+	registry *testbed.Registry
 }
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,9 @@ func runTests(m *testing.M) int {
 		}
 		if shared.kafka != nil {
 			shared.kafka.Close()
+		}
+		if shared.registry != nil {
+			shared.registry.Close()
 		}
 	}()
 	return m.Run()

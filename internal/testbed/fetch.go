@@ -22,6 +22,9 @@ const KafkaVersion = "4.3.1"
 // RegistryVersion is the Apicurio release that [StartRegistry] runs.
 const RegistryVersion = "3.0.9"
 
+// avroToolsVersion is the Apache Avro release that [ReadAvro] runs.
+const avroToolsVersion = "1.12.0"
+
 const dependencyPlugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 
 // emptyPOM is a project that asks for nothing by itself.
@@ -63,7 +66,7 @@ func CacheDir() string {
 
 // Fetch makes what the named servers need present, so that later starts need
 // no network: "postgres:13" to "postgres:18" ("postgres" is the default
-// version), "kafka" and "registry". What is there already costs nothing. An
+// version), "kafka", "registry" and "avro-tools". What is there already costs nothing. An
 // error for a tool that is missing names the command that installs it; all
 // names are tried, and all errors returned.
 func Fetch(ctx context.Context, what ...string) error {
@@ -82,8 +85,12 @@ func Fetch(ctx context.Context, what ...string) error {
 			if _, err = javaPath(); err == nil {
 				_, err = registryJar(ctx)
 			}
+		case w == "avro-tools":
+			if _, err = javaPath(); err == nil {
+				_, err = avroToolsJar(ctx)
+			}
 		default:
-			err = fmt.Errorf("unknown name; use postgres:13 to postgres:18, kafka or registry")
+			err = fmt.Errorf("unknown name; use postgres:13 to postgres:18, kafka, registry or avro-tools")
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("fetch %s: %w", w, err))
@@ -183,6 +190,18 @@ func registryJar(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, artifact+"-"+RegistryVersion+"-runner.jar"), nil
+}
+
+// avroToolsJar returns the jar with Apache Avro's own tools.
+func avroToolsJar(ctx context.Context) (string, error) {
+	const artifact = "avro-tools"
+	dir, err := cached(ctx, artifact+"-"+avroToolsVersion, func(dir string) error {
+		return copyArtifact(ctx, dir, emptyPOM, "org.apache.avro:"+artifact+":"+avroToolsVersion)
+	})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, artifact+"-"+avroToolsVersion+".jar"), nil
 }
 
 // copyArtifact lets Maven put one artifact, group:name:version[:type[:classifier]], into dir.
