@@ -292,6 +292,7 @@ func TestRegistryAnswers(t *testing.T) {
 		"incompatible":       {answer(409, `{"error_code": 409, "message": "READER_FIELD_MISSING_DEFAULT_VALUE at /fields/3"}`), false, []string{"orders-value", "READER_FIELD_MISSING_DEFAULT_VALUE at /fields/3"}},
 		"another form of it": {answer(409, `{"title": "no", "detail": "x"}`), false, []string{`{"title": "no", "detail": "x"}`}},
 		"invalid":            {answer(422, `{"error_code": 42201, "message": "invalid"}`), false, []string{"invalid"}},
+		"read-only":          {answer(422, `{"error_code": 42205, "message": "Subject in read-only mode"}`), true, []string{"not permit", "read-only mode"}},
 		"no user":            {answer(401, ""), true, []string{"401", "value.avro.username"}},
 		"no right":           {answer(403, `{"message": "not yours"}`), true, []string{"403", "not yours", "its rights"}},
 		"another path":       {answer(404, "<html>\n<b>nothing</b>"+strings.Repeat("x", 5000)), true, []string{"404", "<html> <b>nothing</b>", "value.avro.registry", "…"}},

@@ -168,6 +168,10 @@ func parseAvro(schema string, cache *avro.SchemaCache) (s avro.Schema, err error
 	return avro.ParseBytesWithCache([]byte(schema), "", cache)
 }
 
+// notPermitted is Confluent's error code of a registry that is read-only for a
+// while. Its HTTP status is that of an invalid schema.
+const notPermitted = 42205
+
 // explain tells what may pass from what an operator has to change. A conflict
 // is the registry's word that the schema is incompatible; every registry has its
 // own form of the reason.
@@ -178,6 +182,8 @@ func (r *registry) explain(err error, doing string) error {
 		return nil
 	case !errors.As(err, &answer):
 		return &RegistryError{fmt.Errorf("%s: %w", doing, err)}
+	case answer.ErrorCode == notPermitted:
+		return &RegistryError{fmt.Errorf("%s: the registry at %s does not permit it now: %s", doing, r.url, reason(answer))}
 	case answer.StatusCode == http.StatusConflict || answer.StatusCode == http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: the registry refuses to %s: %s", ErrSchemaRefused, doing, reason(answer))
 	}

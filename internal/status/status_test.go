@@ -66,6 +66,38 @@ func metric(t *testing.T, body, sample, want string) {
 	}
 }
 
+// A registry is a side only where there is one, and its fault lasts until it has
+// answered.
+func TestRegistry(t *testing.T) {
+	s := New(time.Minute)
+	get := serve(t, s)
+	if _, body := get("/metrics"); strings.Contains(body, "registry") {
+		t.Error("there is no registry, and /metrics speaks of one")
+	}
+	s.UseRegistry()
+	_, body := get("/metrics")
+	metric(t, body, `outboxd_connected{side="registry"}`, "1")
+	metric(t, body, `outboxd_retries_total{side="registry"}`, "0")
+
+	s.Fault("registry", errors.New("registry answers 503"))
+	s.Streaming(someGauges)
+	code, body := get("/readyz")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "answers 503") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	_, body = get("/metrics")
+	metric(t, body, `outboxd_connected{side="registry"}`, "0")
+	metric(t, body, `outboxd_retries_total{side="registry"}`, "1")
+	if strings.Contains(body, "outboxd_publish_errors_total{") {
+		t.Error("a fault of the registry counts as a failed delivery")
+	}
+
+	s.RegistryAnswered()
+	if code, body := get("/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz after the answer: %d %s", code, body)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	s := New(time.Minute)
 	get := serve(t, s)
