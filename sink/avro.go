@@ -65,6 +65,9 @@ type Avro struct {
 	subjects map[string]*subject
 	json     jsonEncoder
 	now      func() time.Time
+	// refreshAfter is when schemas that are known may be asked for again: a
+	// registry that hangs must not hold up the reader subject by subject.
+	refreshAfter time.Time
 }
 
 // subject is what is known of a subject.
@@ -80,11 +83,11 @@ type subject struct {
 }
 
 // With payloads by schema, the subject's newest schema is asked for again after
-// refreshAfter, after retryRefresh when that failed, and at once, but not more
+// refreshAfter (no subject's within retryRefresh of one that failed), and at once, but not more
 // often than misfitPause, for a payload that does not fit.
 const (
 	refreshAfter = 5 * time.Minute
-	retryRefresh = 30 * time.Second
+	retryRefresh = time.Minute
 	misfitPause  = time.Second
 )
 
@@ -161,10 +164,10 @@ func (a *Avro) subjectOf(ev *decoder.Event, topic string) (*subject, error) {
 			return nil, err
 		}
 		a.subjects[s.name] = s
-	case a.o.BySchema && a.now().After(s.refreshAt):
+	case a.o.BySchema && a.now().After(s.refreshAt) && a.now().After(a.refreshAfter):
 		if err := a.look(s); err != nil {
 			// What was right until now is used on.
-			s.refreshAt = a.now().Add(retryRefresh)
+			a.refreshAfter = a.now().Add(retryRefresh)
 			a.o.Log.Warn().Err(err).Str("subject", s.name).Int("version", s.version).Msg("the subject's newest schema is not known; using the last one")
 		}
 	}

@@ -435,3 +435,59 @@ func TestAvroReferences(t *testing.T) {
 	_, err = a.append(nil, ev, "orders")
 	says(t, err, `"orders-value"`, `"shop.SKU"`, `subject "sku" version 1`)
 }
+
+// A registry that is down is not asked for one known subject after the other.
+func TestAvroRefreshPausesForAllSubjects(t *testing.T) {
+	r := newFakeRegistry(t)
+	a := r.encoder(t, func(o *AvroOptions) { o.BySchema = true })
+	now := time.Now()
+	a.now = func() time.Time { return now }
+	ev := fullEvent()
+	ev.Values[decoder.Payload] = []byte(`"x"`)
+	topics := []string{"a", "b", "c"}
+	all := func() {
+		t.Helper()
+		for _, topic := range topics {
+			if _, err := a.append(nil, ev, topic); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, topic := range topics {
+		r.schemas[topic+"-value"] = []string{`"string"`}
+	}
+	all()
+	r.set(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true })
+	now = now.Add(refreshAfter + time.Second)
+	asked := r.questions()
+	all()
+	if n := r.questions() - asked; n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+	r.set(nil)
+	now = now.Add(retryRefresh + time.Second)
+	asked = r.questions()
+	all()
+	all()
+	if n := r.questions() - asked; n != len(topics) {
+		t.Errorf("asked %d times when it is back, want once for each of %d subjects", n, len(topics))
+	}
+}
+
+func BenchmarkAvroPayload(b *testing.B) {
+	r := newFakeRegistry(b)
+	r.schemas["orders-value"] = []string{`{"type": "record", "name": "Order", "fields": [
+		{"name": "id", "type": "string"}, {"name": "total", "type": ["null", "long"]}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+		{"name": "lines", "type": {"type": "array", "items": {"type": "record", "name": "Line", "fields": [{"name": "sku", "type": "string"}, {"name": "n", "type": "int", "default": 1}]}}}]}`}
+	v := Value{Format: AvroFormat, Avro: r.encoder(b, func(o *AvroOptions) { o.BySchema = true })}
+	ev, d := fullEvent(), &Delivery{}
+	ev.Values[decoder.Payload] = []byte(`{"id": "order-1009", "total": 123456, "at": "2026-07-31T12:00:00Z", "lines": [` + strings.Repeat(`{"sku": "abcdef", "n": 2}, `, 8) + `{"sku": "x"}]}`)
+	d.Topic = testTopic
+	b.SetBytes(int64(len(ev.Values[decoder.Payload])))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.encode(ev, d); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

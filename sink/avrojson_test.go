@@ -32,9 +32,10 @@ func record(fields string) string {
 // hand.
 func TestJSONToAvro(t *testing.T) {
 	const (
-		decimal = `{"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 2}`
-		fixed8  = `{"type": "fixed", "name": "Money", "size": 8, "logicalType": "decimal", "precision": 18, "scale": 2}`
-		enum    = `{"type": "enum", "name": "E", "symbols": ["A", "B"]}`
+		decimal  = `{"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 2}`
+		fixed8   = `{"type": "fixed", "name": "Money", "size": 8, "logicalType": "decimal", "precision": 18, "scale": 2}`
+		duration = `{"type": "fixed", "name": "Span", "size": 12, "logicalType": "duration"}`
+		enum     = `{"type": "enum", "name": "E", "symbols": ["A", "B"]}`
 	)
 	logical := func(typ, name string) string { return `{"type": "` + typ + `", "logicalType": "` + name + `"}` }
 	tests := []struct{ schema, payload, want string }{
@@ -80,6 +81,8 @@ func TestJSONToAvro(t *testing.T) {
 		{logical("long", "timestamp-micros"), "9007199254740993", "8280808080808020"},
 		{logical("long", "local-timestamp-micros"), `"1970-01-01T00:00:00.000003"`, "06"},
 		{logical("long", "timestamp-nanos"), "3", "06"}, // a plain long to whoever does not know it
+		{duration, `"P1Y2M1W3DT1H1M1.5S"`, "0e000000" + "0a000000" + "bcde3700"},
+		{duration, `"PT0.0019S"`, "00000000" + "00000000" + "01000000"},
 		// Compounds.
 		{`{"type": "array", "items": "int"}`, "[1, 2]", "04020400"},
 		{`{"type": "array", "items": "int"}`, "[]", "00"},
@@ -169,6 +172,12 @@ func TestJSONThatDoesNotFit(t *testing.T) {
 	for _, test := range tests {
 		_, err := e.append(nil, typ, []byte(test.payload))
 		says(t, err, test.says...)
+	}
+	span := avroTypeOf(t, `{"type": "fixed", "name": "Span", "size": 12, "logicalType": "duration"}`)
+	for _, text := range []string{"P", "PT", "P1DT", "P1S", "PT1Y", "P-1D", "P400000000Y", "PT999999999H", "AQAAAAIAAAADAAAA"} {
+		if got, err := e.append(nil, span, []byte(`"`+text+`"`)); err == nil {
+			t.Errorf("duration %s: %x", text, got)
+		}
 	}
 	if _, err := e.append(nil, avroTypeOf(t, "int"), []byte("2147483648")); err == nil {
 		t.Error("an int of more than 32 bits")

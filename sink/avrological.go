@@ -2,7 +2,10 @@ package sink
 
 import (
 	"encoding/base64"
+	"encoding/binary"
+	"math"
 	"math/big"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -62,6 +65,9 @@ func appendBinary(b []byte, t *avroType, v gjson.Result) ([]byte, error) {
 	if v.Type != gjson.String {
 		return b, unexpected(t, v)
 	}
+	if t.logical == avro.Duration {
+		return appendDuration(b, v)
+	}
 	data, err := base64.StdEncoding.DecodeString(v.Str)
 	if err != nil {
 		return b, misfitf("%s is not base64, as which a %s is written", show(v), t.name)
@@ -73,6 +79,36 @@ func appendBinary(b []byte, t *avroType, v gjson.Result) ([]byte, error) {
 		return b, misfitf("it has %d bytes, fixed %s has %d", len(data), t.name, t.size)
 	}
 	return append(b, data...), nil
+}
+
+var isoDuration = regexp.MustCompile(`^P(?:(\d{1,9})Y)?(?:(\d{1,9})M)?(?:(\d{1,9})W)?(?:(\d{1,9})D)?(T(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9})(?:\.(\d{1,3})\d*)?S)?)?$`)
+
+// appendDuration appends a duration, from its ISO 8601 text: months, days and
+// milliseconds, which do not turn into each other.
+func appendDuration(b []byte, v gjson.Result) ([]byte, error) {
+	parts := isoDuration.FindStringSubmatch(v.Str)
+	if parts == nil || strings.HasSuffix(v.Str, "P") || strings.HasSuffix(v.Str, "T") {
+		return b, misfitf("%s is not a duration such as P1Y2M3DT4H5M6.789S", show(v))
+	}
+	number := func(i int) uint64 {
+		n, _ := strconv.ParseUint(parts[i], 10, 64) // digits, or nothing for 0
+		return n
+	}
+	const year, month, week, day, hour, minute, second, fraction = 1, 2, 3, 4, 6, 7, 8, 9
+	if parts[fraction] != "" {
+		parts[fraction] = (parts[fraction] + "00")[:3]
+	}
+	for _, n := range []uint64{
+		12*number(year) + number(month),
+		7*number(week) + number(day),
+		1000*(60*(60*number(hour)+number(minute))+number(second)) + number(fraction),
+	} {
+		if n > math.MaxUint32 {
+			return b, misfitf("%s has more months, days or milliseconds than go into 32 bits", show(v))
+		}
+		b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	}
+	return b, nil
 }
 
 // maxDigits bounds the zeros that an exponent can stand for.
