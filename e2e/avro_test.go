@@ -29,12 +29,12 @@ type registry struct {
 	// door is what the connector talks to.
 	door *httptest.Server
 	// answer is the HTTP status that the door gives instead of letting anybody
-	// through; 0 lets through, shut closes the connection.
+	// through; 0 lets through, shut closes the connection, hang says nothing.
 	answer atomic.Int32
 	asked  atomic.Int32
 }
 
-const shut = -1
+const shut, hang = -1, -2
 
 // schemas returns the registry of the package's tests, behind a door of the
 // test's own. With credentials the door asks for them, over TLS.
@@ -60,6 +60,10 @@ func schemas(t *testing.T, username, password string) *registry {
 		switch answer := r.answer.Load(); {
 		case answer == shut:
 			panic(http.ErrAbortHandler)
+		case answer == hang:
+			_, _ = io.Copy(io.Discard, req.Body) // else the server does not see the client leave
+			<-req.Context().Done()
+			return
 		case answer != 0:
 			http.Error(w, "the door says no", int(answer))
 			return
@@ -255,6 +259,8 @@ func TestAvroRegistryDown(t *testing.T) {
 		r.answer.Store(int32(status))
 		ready(503, fmt.Sprintf("answers %d", status))
 	}
+	r.answer.Store(hang)
+	ready(503, "deadline exceeded")
 	if n := len(s.read()); n != 0 {
 		t.Errorf("%d records without a schema", n)
 	}

@@ -15,7 +15,7 @@ import (
 
 // registryTimeout bounds all that is asked of the registry for one event: the
 // goroutine that asks also has to answer PostgreSQL's keepalives.
-const registryTimeout = 5 * time.Second
+const registryTimeout = 3 * time.Second
 
 // maxAnswer bounds what is read of one answer.
 const maxAnswer = 4 << 20

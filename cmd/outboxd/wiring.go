@@ -234,7 +234,7 @@ func avroEncoder(cfg *config.Config, st *status.Status, log zerolog.Logger) (*si
 	}
 	a := cfg.Value.Avro
 	o := sink.AvroOptions{
-		Registry: a.Registry,
+		Registry: a.Registry.Reveal(),
 		Username: a.Username,
 		Password: a.Password.Reveal(),
 		Subject:  a.Subject,

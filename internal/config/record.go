@@ -37,8 +37,8 @@ type Value struct {
 // Avro encodes values by a schema registry.
 type Avro struct {
 	// Registry is the URL of a registry with Confluent's API, without
-	// credentials. Defaults to none.
-	Registry string `yaml:"registry" check:"registry"`
+	// credentials; one that has them by mistake is not shown. Defaults to none.
+	Registry Secret `yaml:"registry" check:"registry"`
 	// Username for the registry, by basic authentication. Defaults to none.
 	Username string `yaml:"username"`
 	// Password for the registry. Defaults to none.

@@ -65,7 +65,7 @@ func (l *loader) checkAvro(v Value) {
 	l.require(a.Username == "" || a.Password != "", "must not be empty; "+username+" needs it", password, username)
 	l.require(a.Password == "" || a.Username != "", "must not be empty; "+password+" needs it", username, password)
 	l.checkTLS("value.avro.tls", a.TLS)
-	l.require(!a.TLS.Enabled || a.Registry == "" || strings.HasPrefix(a.Registry, "https:"),
+	l.require(!a.TLS.Enabled || a.Registry == "" || strings.HasPrefix(a.Registry.Reveal(), "https:"),
 		"must begin with https:; value.avro.tls.enabled needs it", registry, "value.avro.tls.enabled")
 	if v.Format == "avro" {
 		for _, field := range []string{"type", "aggregate_type"} {

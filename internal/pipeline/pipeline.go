@@ -10,8 +10,9 @@
 //
 // A session is one replication connection. A fault of PostgreSQL ends the
 // session only: what was sent is waited for, and the next session goes on behind
-// it; so does one of the schema registry, before which an event cannot be sent. A failed delivery ends the session and the sink: the next session starts
-// again from the last confirmed position.
+// it; so does a fault of the schema registry, which an event has to wait for. A
+// failed delivery ends the session and the sink: the next session starts again
+// from the last confirmed position.
 package pipeline
 
 import (
