@@ -228,15 +228,15 @@ func splitSubject(template string) (parts []subjectPart, err error) {
 	return parts, nil
 }
 
-// EnvelopeSchema is the Avro schema of the envelope.
+// envelopeText is the Avro schema of the envelope, as it is registered.
 //
 //go:embed envelope.avsc
-var EnvelopeSchema string
+var envelopeText string
 
 // envelopeSchema is the same, parsed.
-var envelopeSchema = avro.MustParse(EnvelopeSchema)
+var envelopeSchema = avro.MustParse(envelopeText)
 
-// appendAvroEnvelope appends the event by EnvelopeSchema, field by field: what a
+// appendAvroEnvelope appends the event by envelopeSchema, field by field: what a
 // schema's interpreter would have to look up is known here.
 func appendAvroEnvelope(b []byte, ev *decoder.Event) ([]byte, error) {
 	e := envelope{b: b, ev: ev}

@@ -266,7 +266,7 @@ func TestAvroLookUpOnly(t *testing.T) {
 	}
 	says(t, err, `"orders-value"`, "no schema that is the envelope's")
 	// Registered by hand, with other white space and documentation.
-	r.schemas["orders-value"] = []string{strings.ReplaceAll(strings.Join(strings.Fields(EnvelopeSchema), " "), "The event's id.", "Id.")}
+	r.schemas["orders-value"] = []string{strings.ReplaceAll(strings.Join(strings.Fields(envelopeText), " "), "The event's id.", "Id.")}
 	if _, err := a.append(nil, fullEvent(), "orders"); err != nil {
 		t.Error(err)
 	}

@@ -68,7 +68,7 @@ func (t bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 func (r *registry) envelope(subject string, register bool) (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), registryTimeout)
 	defer cancel()
-	schema := sr.Schema{Schema: EnvelopeSchema}
+	schema := sr.Schema{Schema: envelopeText}
 	if register {
 		id, err := r.client.RegisterSchema(ctx, subject, schema, -1, -1)
 		return id, r.explain(err, "register the envelope's schema")
