@@ -87,7 +87,7 @@ func appendHex(dst []byte, v uint64, digits int) []byte {
 	return dst
 }
 
-// Event is one row inserted into the outbox table.
+// Event is one row inserted into the outbox table, or one message.
 //
 // Its byte slices are views of the frame it was decoded from, and valid as long
 // as that frame's memory is.
@@ -100,7 +100,7 @@ type Event struct {
 	// column is the bytes themselves.
 	Values [][]byte
 	// Types holds the OID of each field's type, of the base type for a domain. It
-	// is shared by all events of a table, and 0 where Values is nil for ever.
+	// is valid until the next event, and 0 where Values is nil for ever.
 	Types []uint32
 	// Time is the business time, when Values[Timestamp] is not nil.
 	Time time.Time
@@ -113,6 +113,7 @@ const (
 	Int8OID        = 20
 	Int2OID        = 21
 	Int4OID        = 23
+	TextOID        = 25
 	JSONOID        = 114
 	TimestampOID   = 1114
 	TimestampTZOID = 1184

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -72,6 +73,8 @@ type Pipeline struct {
 	// backend is the server process of the last session, catalog its database.
 	backend replication.Backend
 	catalog replication.Catalog
+	// stray warns once of messages that are not events.
+	stray sync.Once
 }
 
 // New returns a pipeline that is not running.
@@ -203,9 +206,12 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	return s.run(ctx, hurry)
 }
 
-// source is the CloudEvents source of an outbox: /database/schema.table, a
-// reference as RFC 3986 has it.
+// source is the CloudEvents source of an outbox: /database/schema.table, or
+// /database/prefix when there is no table; a reference as RFC 3986 has it.
 func source(database string, t decoder.Table) string {
+	if t.Name == "" {
+		return "/" + url.PathEscape(database) + "/" + url.PathEscape(t.MessagePrefix)
+	}
 	return "/" + url.PathEscape(database) + "/" + url.PathEscape(t.Schema) + "." + url.PathEscape(t.Name)
 }
 

@@ -136,6 +136,11 @@ func (s *session) handle(data []byte) error {
 	switch kind {
 	case decoder.Insert:
 		return s.publish(s.decoder.Event())
+	case decoder.Stray:
+		s.p.stray.Do(func() {
+			s.p.log.Warn().Str("prefix", s.p.o.Table.MessagePrefix).
+				Msg("messages that are not transactional are passed over: they are in no transaction, and so not events; write pg_logical_emit_message(true, …)")
+		})
 	case decoder.Begin:
 		s.tx = s.tracker.Begin()
 	case decoder.Commit:

@@ -32,9 +32,15 @@ type Options struct {
 	Create      bool   // make the publication and the slot when missing
 	Failover    string // auto, on, off: make the slot a failover slot (PostgreSQL 17+)
 	Schema      string // of the outbox table
-	Table       string
-	Columns     []Column // the columns that must be there
-	Log         zerolog.Logger
+	Table       string // "": only messages are read
+	// MessagePrefix: the messages with it are events. Only their decoder needs
+	// it as it is; "" does not ask the server for messages.
+	MessagePrefix string
+	// Backfill: rows that were there before the slot are to be published, so that
+	// the slot is made together with a snapshot of them.
+	Backfill bool
+	Columns  []Column // the columns that must be there
+	Log      zerolog.Logger
 }
 
 // Column is a column that the configuration names.
@@ -260,6 +266,10 @@ func (c *Conn) Flushed(ctx context.Context) (pglogrepl.LSN, error) {
 // options say so, and returns what is there. A slot is made only if none was
 // ever used (first): a slot that vanished is not replaced silently.
 func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) {
+	if c.o.MessagePrefix != "" && c.version < 140000 {
+		return offsets.Server{}, setupError("update the server, or remove the key",
+			"outbox.message_prefix needs PostgreSQL 14, the server is version %s", c.sql.ParameterStatus("server_version"))
+	}
 	partitioned, err := c.checkTable(ctx)
 	if err != nil {
 		return offsets.Server{}, err
@@ -359,7 +369,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	s := newStream(hijacked.Conn, memory, statusEvery, start)
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
-	if err := s.start(c.o.Slot, c.o.Publication, start); err != nil {
+	if err := s.start(c.o.Slot, c.o.Publication, c.o.MessagePrefix != "", start); err != nil {
 		s.Close()
 		if sqlState(err) == objectInUse {
 			return nil, SlotInUse(err)
@@ -369,10 +379,15 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	return s, nil
 }
 
-// start sends START_REPLICATION and reads until the copy begins.
-func (s *Stream) start(slot, publication string, at pglogrepl.LSN) error {
-	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s')`,
-		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"))
+// start sends START_REPLICATION and reads until the copy begins. messages also
+// asks for those of pg_logical_emit_message, which PostgreSQL 13 does not know.
+func (s *Stream) start(slot, publication string, messages bool, at pglogrepl.LSN) error {
+	further := ""
+	if messages {
+		further = ", messages 'true'"
+	}
+	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
+		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"), further)
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return err

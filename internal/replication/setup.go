@@ -16,6 +16,9 @@ func (c *Conn) tableName() string { return quoteIdent(c.o.Schema) + "." + quoteI
 
 // checkTable compares the outbox table with what the configuration says of it.
 func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
+	if c.o.Table == "" {
+		return false, nil
+	}
 	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT c.relkind::text, c.relpersistence::text, a.attname,
 			(WITH RECURSIVE base AS (
 				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
@@ -94,6 +97,9 @@ func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *o
 		c.o.Log.Info().Str("publication", c.o.Publication).Msg("publication created")
 		return nil
 	}
+	if c.o.Table == "" {
+		return nil // messages do not depend on what it publishes
+	}
 	insert, viaRoot := rows[0][0] == "t", rows[0][1] == "t"
 	if !insert {
 		return setupError("ALTER PUBLICATION "+name+" SET (publish = 'insert')", "publication %s does not publish inserts", name)
@@ -138,7 +144,11 @@ func (c *Conn) checkPublished(ctx context.Context, name string) error {
 
 // CreatePublicationSQL makes the publication: inserts only, and under the name
 // of the partitioned table itself, so that attaching a partition changes nothing.
+// Without a table it is empty, and only there because a stream has to name one.
 func CreatePublicationSQL(publication, schema, table string) string {
+	if table == "" {
+		return fmt.Sprintf("CREATE PUBLICATION %s WITH (publish = 'insert')", quoteIdent(publication))
+	}
 	return fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s.%s WITH (publish = 'insert', publish_via_partition_root = true)",
 		quoteIdent(publication), quoteIdent(schema), quoteIdent(table))
 }
