@@ -24,6 +24,7 @@ var ErrPoison = errors.New("poison event")
 type session struct {
 	p         *Pipeline
 	stream    *replication.Stream
+	blocks    interface{ Block() *replication.Block } // of the frames: stream, or a backfill's reader
 	decoder   *decoder.Decoder
 	router    *router.Router
 	sink      *sink.Kafka
@@ -163,7 +164,7 @@ func (s *session) publish(ev *decoder.Event) error {
 		s.sink.Return(d)
 		return nil // discarded by a rule
 	}
-	block := s.stream.Block()
+	block := s.blocks.Block()
 	block.Retain()
 	s.tx.Add()
 	d.Receipt, d.Memory = s.tx, block

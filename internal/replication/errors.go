@@ -74,6 +74,8 @@ const (
 
 	objectNotInPrerequisiteState = "55000"
 
+	configurationLimitExceeded = "53400"
+
 	objectInUse       = "55006"
 	undefinedFunction = "42883"
 	undefinedObject   = "42704"

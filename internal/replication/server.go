@@ -120,14 +120,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	}
 	p := cfg.RuntimeParams
 	p["replication"] = "database"
-	// What columns look like as text must not depend on a role's settings.
-	p["bytea_output"] = "hex"
-	p["datestyle"] = "ISO"
-	p["intervalstyle"] = "postgres"
-	p["extra_float_digits"] = "3"
-	p["timezone"] = "UTC"
-	// JSON and Kafka headers are UTF-8, whatever the database's encoding.
-	p["client_encoding"] = "UTF8"
+	textOutput(p)
 	// The server tells by a warning that a publication is missing: see
 	// missedPublication.
 	p["client_min_messages"] = "warning"
@@ -147,12 +140,27 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	return c, nil
 }
 
+// textOutput sets what columns look like as text, which must not depend on a
+// role's settings.
+func textOutput(parameters map[string]string) {
+	parameters["bytea_output"] = "hex"
+	parameters["datestyle"] = "ISO"
+	parameters["intervalstyle"] = "postgres"
+	parameters["extra_float_digits"] = "3"
+	parameters["timezone"] = "UTC"
+	// JSON and Kafka headers are UTF-8, whatever the database's encoding.
+	parameters["client_encoding"] = "UTF8"
+}
+
 // connectBeside opens an ordinary connection to the server that pg reached, also
 // when the DSN names several.
-func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options) (*pgconn.PgConn, error) {
+func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options, parameters ...func(map[string]string)) (*pgconn.PgConn, error) {
 	cfg, err := parseDSN(o.DSN)
 	if err != nil {
 		return nil, err
+	}
+	for _, set := range parameters {
+		set(cfg.RuntimeParams)
 	}
 	dial, addr := cfg.DialFunc, pg.Conn().RemoteAddr()
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -266,13 +274,14 @@ func (c *Conn) Flushed(ctx context.Context) (pglogrepl.LSN, error) {
 // options say so, and returns what is there. A slot is made only if none was
 // ever used (first): a slot that vanished is not replaced silently.
 func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) {
-	if c.o.MessagePrefix != "" && c.version < 140000 {
-		return offsets.Server{}, setupError("update the server, or remove the key",
-			"outbox.message_prefix needs PostgreSQL 14, the server is version %s", c.sql.ParameterStatus("server_version"))
-	}
 	partitioned, err := c.checkTable(ctx)
 	if err != nil {
 		return offsets.Server{}, err
+	}
+	if partitioned && c.version < 150000 {
+		// pgoutput's cache of tables, get_rel_sync_entry.
+		c.o.Log.Warn().Msg("before PostgreSQL 15 a stream does not notice when a table that was written to is attached as a partition, or detached: " +
+			"run ALTER PUBLICATION " + quoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
 	}
 	slot, err := c.slot(ctx)
 	if err != nil {
@@ -340,8 +349,8 @@ func (c *Conn) EndStale(ctx context.Context, earlier Backend) error {
 	}
 	row, err := c.row(ctx, fmt.Sprintf(`SELECT count(pg_terminate_backend(a.pid))
 		FROM pg_stat_activity a JOIN pg_replication_slots s ON s.active_pid = a.pid
-		WHERE s.slot_name = %s AND a.pid = %d AND a.backend_start = %s`,
-		quote(c.o.Slot), earlier.PID, quote(earlier.Started)))
+		WHERE s.slot_name IN (%s, %s) AND a.pid = %d AND a.backend_start = %s`,
+		quote(c.o.Slot), quote(snapshotSlot(c.o.Slot)), earlier.PID, quote(earlier.Started)))
 	if err != nil {
 		return fmt.Errorf("end our earlier connection (pid %d): %w", earlier.PID, err)
 	}

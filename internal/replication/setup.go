@@ -14,8 +14,13 @@ import (
 
 func (c *Conn) tableName() string { return quoteIdent(c.o.Schema) + "." + quoteIdent(c.o.Table) }
 
-// checkTable compares the outbox table with what the configuration says of it.
+// checkTable compares the server and the outbox table with what the configuration
+// says of them.
 func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
+	if c.o.MessagePrefix != "" && c.version < 140000 {
+		return false, setupError("update the server, or remove the key",
+			"outbox.message_prefix needs PostgreSQL 14, the server is version %s", c.sql.ParameterStatus("server_version"))
+	}
 	if c.o.Table == "" {
 		return false, nil
 	}
@@ -208,7 +213,7 @@ func (c *Conn) makeSlot(ctx context.Context) (*offsets.Slot, error) {
 	case duplicateObject:
 	case insufficientPrivilege:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
-	case "53400":
+	case configurationLimitExceeded:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
 	default:
 		if err != nil {

@@ -55,6 +55,14 @@ type report struct {
 	InFlightEvents int64   `json:"in_flight_events"`
 	InFlightBytes  int64   `json:"in_flight_bytes"`
 	OldestUnacked  float64 `json:"oldest_unacked_seconds"`
+
+	Backfill *backfillReport `json:"backfill,omitempty"`
+}
+
+type backfillReport struct {
+	Expected  int64 `json:"expected_rows"`
+	Published int64 `json:"published_rows"`
+	Done      bool  `json:"done"`
 }
 
 func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
@@ -72,6 +80,9 @@ func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
 		r.InFlightEvents = g.InFlightEvents()
 		r.InFlightBytes = g.InFlightBytes()
 		r.OldestUnacked = g.OldestUnacked().Seconds()
+	}
+	if b := s.backfill.Load(); b != nil {
+		r.Backfill = &backfillReport{b.expected, b.published(), b.done.Load()}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
