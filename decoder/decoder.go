@@ -19,6 +19,9 @@ type Table struct {
 	Columns []Column
 	// Domains are the base types of domains, by OID: a stream names the domain.
 	Domains map[uint32]uint32
+	// MessagePrefix is the prefix of the messages (pg_logical_emit_message) that
+	// are events as well; "" for none. Without a Name they are the only ones.
+	MessagePrefix string
 }
 
 // Column is a column of the outbox table.
@@ -33,15 +36,16 @@ type Kind int
 const (
 	Skipped Kind = iota // of no interest: another table, a relation, an update
 	Begin               // a transaction starts
-	Insert              // an outbox event, see Decoder.Event
+	Insert              // an outbox event, a row or a message; see Decoder.Event
 	Commit              // the transaction ends, see Decoder.CommitEnd
+	Stray               // a message with the prefix, but outside every transaction: not an event
 )
 
-// Errors of a frame. Row errors concern the content of one outbox row and leave
+// Errors of a frame. Row errors concern the content of one outbox event and leave
 // the decoder usable; protocol errors mean that the stream cannot be trusted.
 var (
 	ErrProtocol = errors.New("malformed pgoutput message")
-	ErrRow      = errors.New("outbox row cannot be read")
+	ErrRow      = errors.New("outbox event cannot be read")
 )
 
 // Decoder decodes the frames of one stream, in order. It is used by one
@@ -60,15 +64,21 @@ type Decoder struct {
 	// The relation of the last insert: nearly every insert is into the same.
 	lastID  uint32
 	lastRel *relation
+
+	messages *messages // nil: none are read
 }
 
 // New returns a decoder for the events of one table.
 func New(table Table) *Decoder {
-	return &Decoder{
+	d := &Decoder{
 		table:     table,
 		event:     Event{Values: make([][]byte, max(NumFields, len(table.Columns)))},
 		relations: make(map[uint32]*relation),
 	}
+	if table.MessagePrefix != "" {
+		d.messages = newMessages(table)
+	}
+	return d
 }
 
 // Event returns the event of the last Insert. It is overwritten by the next.
@@ -98,10 +108,12 @@ func (d *Decoder) Decode(msg []byte) (Kind, error) {
 		return d.commit(msg[1:])
 	case 'R':
 		return Skipped, d.relation(msg[1:])
-	case 'U', 'D', 'T', 'O', 'Y', 'M':
+	case 'M':
+		return d.message(msg[1:])
+	case 'U', 'D', 'T', 'O', 'Y':
 		// A publication made by someone else may carry updates, deletes and
-		// truncations: they are the outbox being cleaned up. Origins, type
-		// names and messages of other prefixes say nothing to us.
+		// truncations: they are the outbox being cleaned up. Origins and type
+		// names say nothing to us.
 		return Skipped, nil
 	default:
 		return Skipped, fmt.Errorf("%w: unknown type %q", ErrProtocol, msg[0])

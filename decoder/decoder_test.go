@@ -23,7 +23,7 @@ type column struct {
 
 const (
 	uuidOID = 2950
-	textOID = 25
+	textOID = TextOID
 )
 
 var be = binary.BigEndian
@@ -497,7 +497,7 @@ func TestFieldNames(t *testing.T) {
 }
 
 // FuzzDecode takes a stream of frames, each after its length. Whatever they are,
-// nothing panics, and an event never refers to anything but its frame.
+// nothing panics, and a row's event never refers to anything but its frame.
 func FuzzDecode(f *testing.F) {
 	for _, version := range goldenVersions {
 		frames := readGolden(f, version)
@@ -514,7 +514,7 @@ func FuzzDecode(f *testing.F) {
 		commitMessage(0x500, 0x530),
 	}))
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		d := New(goldenOutbox)
+		d := New(goldenMessages)
 		var last Position
 		for len(stream) > 0 {
 			n, used := binary.Uvarint(stream)
@@ -539,7 +539,8 @@ func FuzzDecode(f *testing.F) {
 				}
 				last = d.Event().Position
 				for field, v := range d.Event().Values {
-					if !within(v, frame) {
+					// A message's texts with escapes are not in it as they are.
+					if frame[0] != 'M' && !within(v, frame) {
 						t.Fatalf("%s lies outside its frame", Field(field))
 					}
 				}

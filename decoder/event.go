@@ -87,7 +87,7 @@ func appendHex(dst []byte, v uint64, digits int) []byte {
 	return dst
 }
 
-// Event is one row inserted into the outbox table.
+// Event is one row inserted into the outbox table, or one message.
 //
 // Its byte slices are views of the frame it was decoded from, and valid as long
 // as that frame's memory is.
@@ -100,7 +100,7 @@ type Event struct {
 	// column is the bytes themselves.
 	Values [][]byte
 	// Types holds the OID of each field's type, of the base type for a domain. It
-	// is shared by all events of a table, and 0 where Values is nil for ever.
+	// is valid until the next event, and 0 where Values is nil for ever.
 	Types []uint32
 	// Time is the business time, when Values[Timestamp] is not nil.
 	Time time.Time

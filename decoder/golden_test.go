@@ -31,14 +31,15 @@ var update = flag.Bool("update", false, "record the golden frames from real Post
 
 var goldenVersions = []string{"14", "15", "16", "17", "18"}
 
-// The scenario's tables: an ordinary outbox with every field, and a partitioned
-// one.
+// The scenario's tables: an ordinary outbox with every field, a partitioned one,
+// and the ordinary one together with messages.
 var (
 	goldenOutbox = Table{Schema: "public", Name: "outbox", Columns: named(map[Field]string{
 		ID: "id", Type: "type", AggregateType: "aggregatetype", AggregateID: "aggregateid", Version: "version",
 		SchemaVersion: "schema_version", CorrelationID: "correlation", CausationID: "correlation", TraceParent: "traceparent", Payload: "payload",
 	})}
-	goldenParted = Table{Schema: "Shop", Name: "out box", Columns: named(map[Field]string{
+	goldenMessages = Table{Schema: "public", Name: "outbox", MessagePrefix: "outbox", Columns: goldenOutbox.Columns}
+	goldenParted   = Table{Schema: "Shop", Name: "out box", Columns: named(map[Field]string{
 		ID: "id", Type: "type", AggregateType: "aggregatetype", AggregateID: "aggregateid", Payload: "payload",
 	})}
 )
@@ -75,7 +76,18 @@ var goldenSteps = []string{
 	`1 BEGIN; INSERT INTO outbox (id, payload) VALUES (id(7), '"kept"'); SAVEPOINT s;
 	   INSERT INTO outbox (id, payload) VALUES (id(8), '"lost"'); ROLLBACK TO s;
 	   INSERT INTO outbox (id, payload) VALUES (id(9), '"kept too"'); COMMIT`,
+	// Messages: alone, rolled back, of another prefix, outside every transaction,
+	// and between rows; whole, large, and not what they should be.
 	`1 SELECT pg_logical_emit_message(true, 'outbox', '{"message": 1}')`,
+	`1 BEGIN; SELECT pg_logical_emit_message(true, 'outbox', '{"id": "rolled back"}'); ROLLBACK`,
+	`1 SELECT pg_logical_emit_message(true, 'outbox.other', '{"id": "other"}'), pg_logical_emit_message(false, 'outbox', '{"id": "stray"}')`,
+	`1 BEGIN; INSERT INTO outbox (id, payload) VALUES (id(13), '"row 1"');
+	   SELECT pg_logical_emit_message(true, 'outbox', '{"id": "message 2", "type": "OrderPaid", "aggregatetype": "order", "aggregate_id": "order-1", "correlation": null,
+	     "payload": {"big": 123456789012345678901234567890,  "ü": "\u00e9\\", "n": null}, "version": 3}');
+	   INSERT INTO outbox (id, payload) VALUES (id(14), '"row 3"'); SAVEPOINT s; SELECT pg_logical_emit_message(true, 'outbox', '{"id": "lost"}'); ROLLBACK TO s;
+	   SELECT pg_logical_emit_message(true, 'outbox', '[]'), pg_logical_emit_message(true, 'outbox', ''), pg_logical_emit_message(true, 'outbox', '\x7b22ff227d'::bytea);
+	   INSERT INTO outbox (id, payload) VALUES (id(15), '"row 7"'); COMMIT`,
+	`1 SELECT pg_logical_emit_message(true, 'outbox', '{"id": "large", "payload": "' || string_agg(md5(i::text), '') || '"}') FROM generate_series(1, 2000) i`,
 	// Transactions that overlap: the first to begin commits last.
 	`1 BEGIN; INSERT INTO outbox (id, note) VALUES (id(10), 'begins first')`,
 	`2 BEGIN; INSERT INTO outbox (id, note) VALUES (id(11), 'begins second')`,
@@ -125,7 +137,7 @@ func TestGolden(t *testing.T) {
 	for _, version := range goldenVersions {
 		t.Run("PostgreSQL "+version, func(t *testing.T) {
 			frames := readGolden(t, version)
-			for _, kind := range "BCRIUDTY" {
+			for _, kind := range "BCRIUDTYM" {
 				if !slices.ContainsFunc(frames, func(f []byte) bool { return f[0] == byte(kind) }) {
 					t.Errorf("no frame of kind %q was recorded", kind)
 				}
@@ -179,14 +191,14 @@ func readGolden(t testing.TB, version string) (frames [][]byte) {
 	return frames
 }
 
-// listing is what the frames decode to, for both tables, without what differs
+// listing is what the frames decode to, for each table, without what differs
 // from server to server: LSNs, times, and transactions without an event (which
 // PostgreSQL sends up to version 14).
 func listing(t *testing.T, frames [][]byte) string {
 	t.Helper()
 	var out strings.Builder
-	for _, table := range []Table{goldenOutbox, goldenParted} {
-		fmt.Fprintf(&out, "== %s.%s\n", table.Schema, table.Name)
+	for _, table := range []Table{goldenOutbox, goldenParted, goldenMessages} {
+		fmt.Fprintf(&out, "== %s.%s %s\n", table.Schema, table.Name, table.MessagePrefix)
 		d := New(table)
 		var last Position
 		lastEnd, transaction := pglogrepl.LSN(0), 0
@@ -202,6 +214,8 @@ func listing(t *testing.T, frames [][]byte) string {
 					t.Errorf("frame %d: Commit of %s ends at %s, after one that ended at %s", i+1, d.Position(), d.CommitEnd(), lastEnd)
 				}
 				lastEnd = d.CommitEnd()
+			case Stray:
+				fmt.Fprintln(&out, "a message outside every transaction")
 			case Insert:
 				ev := d.Event()
 				if !ev.Position.After(last) || ev.Position.String() <= last.String() {
@@ -283,7 +297,7 @@ func record(t *testing.T, version string) (frames [][]byte) {
 	}
 
 	check(pglogrepl.StartReplication(ctx, stream, "outbox", 0, pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{"proto_version '1'", "publication_names 'outbox'"},
+		PluginArgs: []string{"proto_version '1'", "publication_names 'outbox'", "messages 'true'"},
 	}))
 	for ended := false; ; {
 		message, err := stream.ReceiveMessage(ctx)

@@ -22,6 +22,10 @@ func parseTime(b []byte, typ uint32) (time.Time, error) {
 	case TimestampOID, TimestampTZOID:
 		t, ok = parseTimestamp(b)
 	}
+	return checkTime(b, t, ok)
+}
+
+func checkTime(b []byte, t time.Time, ok bool) (time.Time, error) {
 	if !ok || t.Year() < 1 || t.Year() > 9999 {
 		return t, fmt.Errorf("%w: its time (outbox.columns.timestamp) %q is not one between the years 1 and 9999", ErrRow, clip(b))
 	}

@@ -32,6 +32,9 @@ type scenario struct {
 	// checkpoints were taken before each restart, for the verifier.
 	checkpoints []checkpoint
 	slotName    string
+	// repositioned allows an event to come again under a later position: a
+	// backfill that begins anew numbers its rows anew.
+	repositioned bool
 }
 
 var scenarios atomic.Int64

@@ -41,7 +41,7 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 	rules, read := rules(cfg)
 	o := pipeline.Options{
 		Source:       sourceOptions(cfg, log),
-		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read},
+		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
 		Rules:        rules,
 		Sink:         kafka,
 		ConfirmEvery: cfg.Delivery.ConfirmInterval,
@@ -117,7 +117,11 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 		Failover:    cfg.Postgres.Failover,
 		Schema:      cfg.Outbox.Table.Schema,
 		Table:       cfg.Outbox.Table.Name,
-		Log:         log,
+
+		MessagePrefix: cfg.Outbox.MessagePrefix,
+		Backfill:      cfg.Outbox.Backfill == "existing",
+
+		Log: log,
 	}
 	_, read := rules(cfg)
 	for _, c := range read {

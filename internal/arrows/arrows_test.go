@@ -35,7 +35,8 @@ var rooms = map[string]room{
 	"offsets": {nil, "what is safe to confirm is decided in one place, which depends on nothing that could ask it to confirm more"},
 
 	"internal/replication": {[]string{"offsets"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
-	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/status"},
+	"internal/backfill":    {[]string{"internal/replication"}, "the backfill reads rows into the memory of the stream's frames; what becomes of them is the pipeline's matter"},
+	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/backfill", "internal/status"},
 		"the pipeline joins the stages; what the user configured is handed to it"},
 	"internal/config": {nil, "the configuration is read without the stages; cmd turns it into their options"},
 	"internal/status": {nil, "the stages report to status; it never reaches back"},

@@ -23,6 +23,7 @@ var checks = map[string]func(string) string{
 	"key":                checkKey,
 	"listen":             checkListen,
 	"registry":           checkRegistry,
+	"message prefix":     checkMessagePrefix,
 	"replication factor": checkReplicationFactor,
 	"rule topic":         checkRuleTopic,
 	"slot":               checkSlot,
@@ -52,6 +53,15 @@ func checkSlot(name string) string {
 func checkIdentifier(name string) string {
 	if name == "" || len(name) > 63 || strings.ContainsRune(name, 0) {
 		return "is not a PostgreSQL name: 1 to 63 bytes"
+	}
+	return ""
+}
+
+// checkMessagePrefix is for a prefix of pg_logical_emit_message, which may have
+// any characters.
+func checkMessagePrefix(prefix string) string {
+	if strings.ContainsRune(prefix, 0) {
+		return "has a character that no text in PostgreSQL has"
 	}
 	return ""
 }

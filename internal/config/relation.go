@@ -9,6 +9,7 @@ import (
 // checkRelations checks keys against each other. A relation with a key that has
 // a problem of its own is left out: its value is not what the user meant.
 func (l *loader) checkRelations() {
+	l.checkSources()
 	l.checkColumns()
 	l.checkTLS("kafka.tls", l.config.Kafka.TLS)
 	l.checkSASL("kafka.sasl", l.config.Kafka.SASL)
@@ -19,6 +20,18 @@ func (l *loader) checkRelations() {
 		"must not be empty; delivery.store file needs it", "delivery.file", "delivery.store")
 	l.require(retry.Min <= retry.Max,
 		"is more than errors.retry.max", "errors.retry.min", "errors.retry.max")
+}
+
+// checkSources checks that there is something to read.
+func (l *loader) checkSources() {
+	outbox := l.config.Outbox
+	table := outbox.Table != Table{}
+	l.require(table || outbox.MessagePrefix != "",
+		"must not be empty, unless outbox.message_prefix is given", "outbox.table", "outbox.message_prefix")
+	l.require(outbox.Backfill == "none" || table,
+		"existing needs a table, and outbox.table is empty", "outbox.backfill", "outbox.table")
+	l.require(outbox.Backfill == "none" || l.config.Postgres.Create,
+		"existing makes the slot itself, together with a snapshot of the table; it needs postgres.create: true", "outbox.backfill", "postgres.create")
 }
 
 // checkColumns checks that what the record needs is read.

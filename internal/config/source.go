@@ -29,8 +29,8 @@ type Postgres struct {
 
 // Outbox says where in the database events are, and how to read them.
 type Outbox struct {
-	// Table is the outbox table, ordinary or partitioned. Defaults to
-	// public.outbox.
+	// Table is the outbox table, ordinary or partitioned; "" for none, with
+	// MessagePrefix. Defaults to public.outbox.
 	Table Table `yaml:"table" default:"public.outbox"`
 	// Columns names the column that each field of an event is read from.
 	Columns Columns `yaml:"columns"`
@@ -42,10 +42,10 @@ type Outbox struct {
 	HeadersColumn string `yaml:"headers_column" check:"column"`
 	// MessagePrefix also takes the messages that pg_logical_emit_message wrote
 	// with this prefix as events; they need no table. Defaults to none.
-	MessagePrefix string `yaml:"message_prefix" unbuilt:"*"`
+	MessagePrefix string `yaml:"message_prefix" check:"message prefix"`
 	// Backfill existing publishes, once, the rows that were in the table before
 	// the slot was made. Defaults to none.
-	Backfill string `yaml:"backfill" default:"none" enum:"none,existing" unbuilt:"existing"`
+	Backfill string `yaml:"backfill" default:"none" enum:"none,existing"`
 }
 
 // Pairs is a mapping from names of the user's choice to columns, in the order of

@@ -6,7 +6,7 @@ import (
 )
 
 // Table names a table. Its parts are as in the database's catalogue: without
-// quotes, and in the case that is stored there.
+// quotes, and in the case that is stored there. The zero value is no table.
 type Table struct {
 	Schema string
 	Name   string
@@ -16,8 +16,12 @@ var errTable = errors.New(`is not a table name such as public.outbox or "My Sche
 
 // UnmarshalText reads schema.table, or table in the schema public. As in SQL, a
 // part in double quotes is taken as it is, with "" for one quote; one without
-// quotes is folded to lower case.
+// quotes is folded to lower case. An empty text is no table.
 func (t *Table) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*t = Table{}
+		return nil
+	}
 	first, rest, err := identifier(string(text))
 	if err != nil {
 		return err
@@ -44,7 +48,12 @@ func (t *Table) UnmarshalText(text []byte) error {
 func (t Table) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 // String returns schema.table, with quotes where SQL needs them.
-func (t Table) String() string { return quoteIfNeeded(t.Schema) + "." + quoteIfNeeded(t.Name) }
+func (t Table) String() string {
+	if t == (Table{}) {
+		return ""
+	}
+	return quoteIfNeeded(t.Schema) + "." + quoteIfNeeded(t.Name)
+}
 
 // Quoted returns "schema"."table" for use in an SQL statement.
 func (t Table) Quoted() string { return quote(t.Schema) + "." + quote(t.Name) }

@@ -34,7 +34,11 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: %s reads as %+v", test.text, text, again)
 		}
 	}
-	for _, bad := range []string{"", ".", "a.", ".a", "a.b.c", "a b", "a;b", `"a`, `"a"b`, `"".a`, `"a" . "b"`, `a."b"c`} {
+	var none Table
+	if err := none.UnmarshalText(nil); err != nil || none != (Table{}) || none.String() != "" {
+		t.Errorf("no table: %+v, %v, %q", none, err, none)
+	}
+	for _, bad := range []string{".", "a.", ".a", "a.b.c", "a b", "a;b", `"a`, `"a"b`, `"".a`, `"a" . "b"`, `a."b"c`} {
 		var got Table
 		if err := got.UnmarshalText([]byte(bad)); err == nil {
 			t.Errorf("%q reads as %+v", bad, got)

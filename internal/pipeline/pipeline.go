@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -75,6 +76,8 @@ type Pipeline struct {
 	// backend is the server process of the last session, catalog its database.
 	backend replication.Backend
 	catalog replication.Catalog
+	// stray warns once of messages that are not events.
+	stray sync.Once
 }
 
 // New returns a pipeline that is not running.
@@ -169,38 +172,20 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
 		p.memory, p.published = replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
 	}
+	if err := p.backfill(ctx, hurry); err != nil || ctx.Err() != nil {
+		return stopped(ctx, err)
+	}
 	stream, err := p.connect(ctx)
 	if err != nil {
-		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return stopped(ctx, err)
 	}
-	source, table := source(p.catalog.Database, p.o.Table), p.o.Table
-	table.Domains = p.catalog.Domains
-	rules := p.o.Rules
-	rules.Source = source
-	rt, err := router.New(rules)
+	s, err := p.stages()
 	if err != nil {
 		stream.Close()
 		return err
 	}
-	if p.sink == nil {
-		o := p.o.Sink
-		o.Value.Source = source
-		if p.sink, err = sink.New(o); err != nil {
-			stream.Close()
-			return err
-		}
-	}
-	s := &session{
-		p:       p,
-		stream:  stream,
-		decoder: decoder.New(table),
-		router:  rt,
-		sink:    p.sink,
-		tracker: offsets.NewTracker(p.known.LSN),
-	}
+	s.stream, s.blocks = stream, stream
+	s.tracker = offsets.NewTracker(p.known.LSN)
 	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, stream.Confirm)
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
@@ -213,9 +198,40 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	return s.run(ctx, hurry)
 }
 
-// source is the CloudEvents source of an outbox: /database/schema.table, a
-// reference as RFC 3986 has it.
+// stopped returns nil for an error that only says that ctx has ended.
+func stopped(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// stages returns a session that has its stages and no source of frames yet.
+func (p *Pipeline) stages() (*session, error) {
+	source, table := source(p.catalog.Database, p.o.Table), p.o.Table
+	table.Domains = p.catalog.Domains
+	rules := p.o.Rules
+	rules.Source = source
+	rt, err := router.New(rules)
+	if err != nil {
+		return nil, err
+	}
+	if p.sink == nil {
+		o := p.o.Sink
+		o.Value.Source = source
+		if p.sink, err = sink.New(o); err != nil {
+			return nil, err
+		}
+	}
+	return &session{p: p, decoder: decoder.New(table), router: rt, sink: p.sink}, nil
+}
+
+// source is the CloudEvents source of an outbox: /database/schema.table, or
+// /database/prefix when there is no table; a reference as RFC 3986 has it.
 func source(database string, t decoder.Table) string {
+	if t.Name == "" {
+		return "/" + url.PathEscape(database) + "/" + url.PathEscape(t.MessagePrefix)
+	}
 	return "/" + url.PathEscape(database) + "/" + url.PathEscape(t.Schema) + "." + url.PathEscape(t.Name)
 }
 

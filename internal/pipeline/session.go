@@ -24,6 +24,7 @@ var ErrPoison = errors.New("poison event")
 type session struct {
 	p         *Pipeline
 	stream    *replication.Stream
+	blocks    interface{ Block() *replication.Block } // of the frames: stream, or a backfill's reader
 	decoder   *decoder.Decoder
 	router    *router.Router
 	sink      *sink.Kafka
@@ -136,6 +137,11 @@ func (s *session) handle(data []byte) error {
 	switch kind {
 	case decoder.Insert:
 		return s.publish(s.decoder.Event())
+	case decoder.Stray:
+		s.p.stray.Do(func() {
+			s.p.log.Warn().Str("prefix", s.p.o.Table.MessagePrefix).
+				Msg("messages that are not transactional are passed over: they are in no transaction, and so not events; write pg_logical_emit_message(true, …)")
+		})
 	case decoder.Begin:
 		s.tx = s.tracker.Begin()
 	case decoder.Commit:
@@ -158,7 +164,7 @@ func (s *session) publish(ev *decoder.Event) error {
 		s.sink.Return(d)
 		return nil // discarded by a rule
 	}
-	block := s.stream.Block()
+	block := s.blocks.Block()
 	block.Retain()
 	s.tx.Add()
 	d.Receipt, d.Memory = s.tx, block

@@ -74,8 +74,9 @@ const (
 
 	objectNotInPrerequisiteState = "55000"
 
+	configurationLimitExceeded = "53400"
+
 	objectInUse       = "55006"
-	tooManyObjects    = "53400" // configuration_limit_exceeded
 	undefinedFunction = "42883"
 	undefinedObject   = "42704"
 )

@@ -1,8 +1,10 @@
 package replication
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -100,4 +102,46 @@ func (m *Memory) take(size int, held int64) *Block {
 	}
 	b.refs.Store(1)
 	return b
+}
+
+// Buffer makes frames in blocks of the memory, for events that do not come from a
+// stream. One goroutine uses it, and no stream the same memory meanwhile.
+type Buffer struct {
+	memory *Memory
+	block  *Block
+	w      int // block.buf[:w] is in use
+}
+
+// NewBuffer returns an empty buffer.
+func NewBuffer(memory *Memory) *Buffer { return &Buffer{memory: memory} }
+
+// Make returns the memory of a frame, in Block. It waits at the memory's limit
+// until ctx ends, whose cause it then returns.
+func (b *Buffer) Make(ctx context.Context, size int) ([]byte, error) {
+	for b.block == nil || len(b.block.buf)-b.w < size {
+		b.Close() // its events keep it
+		if b.block, b.w = b.memory.take(size, 0), 0; b.block != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-b.memory.freed:
+		case <-time.After(time.Second):
+		}
+	}
+	frame := b.block.buf[b.w : b.w+size : b.w+size]
+	b.w += size
+	return frame, nil
+}
+
+// Block returns the memory of the frame that was made last.
+func (b *Buffer) Block() *Block { return b.block }
+
+// Close gives up the buffer's own hold of its block.
+func (b *Buffer) Close() {
+	if b.block != nil {
+		b.block.drop(0)
+		b.block = nil
+	}
 }

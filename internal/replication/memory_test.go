@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"context"
+	"io"
 	"sync"
 	"testing"
 )
@@ -139,5 +141,46 @@ func TestMemoryConcurrentRelease(t *testing.T) {
 	}
 	if n := len(m.spare); n > 8 {
 		t.Errorf("%d spare blocks, the limit allows 8", n)
+	}
+}
+
+// A buffer makes frames one behind the other, waits at the limit, and lets through
+// what is larger than the limit when it is alone.
+func TestBuffer(t *testing.T) {
+	m := NewMemory(2*blockSize + 2*eventOverhead)
+	b := NewBuffer(m)
+	frame := func(size int) []byte {
+		t.Helper()
+		f, err := b.Make(t.Context(), size)
+		if err != nil || len(f) != size || cap(f) != size {
+			t.Fatalf("%d bytes of %d, %v", len(f), cap(f), err)
+		}
+		return f
+	}
+	first, second := frame(100), frame(blockSize-100)
+	if &b.Block().buf[0] != &first[0] || &b.Block().buf[100] != &second[0] {
+		t.Error("frames do not lie one behind the other")
+	}
+	full := b.Block()
+	full.Retain()
+	frame(1)
+	if b.Block() == full || m.Used() != 2*blockSize+eventOverhead {
+		t.Errorf("%d bytes in use", m.Used())
+	}
+	b.Block().Retain()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(io.ErrNoProgress)
+	if _, err := b.Make(ctx, blockSize); err != io.ErrNoProgress {
+		t.Errorf("past the limit: %v", err)
+	}
+	full.Release(0)
+	frame(blockSize)
+	b.Close()
+	alone := NewMemory(1)
+	b = NewBuffer(alone)
+	frame(3 * blockSize)
+	b.Close()
+	if alone.Used() != 0 {
+		t.Errorf("%d bytes in use after the end", alone.Used())
 	}
 }

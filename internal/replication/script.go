@@ -18,22 +18,34 @@ type Statement struct {
 // what is already there. role "" leaves roles alone.
 func Script(o Options, role string) []Statement {
 	table := quoteIdent(o.Schema) + "." + quoteIdent(o.Table)
-	script := []Statement{
-		{"the outbox table: write a row beside the business data, in the same transaction", createTableSQL(table, o)},
+	var script []Statement
+	if o.Table != "" {
+		script = append(script,
+			Statement{"the outbox table: write a row beside the business data, in the same transaction", createTableSQL(table, o)})
 	}
 	if role != "" {
 		script = append(script,
 			Statement{"the role that outboxd logs in with; give it a password or a certificate", guarded(
 				"SELECT FROM pg_roles WHERE rolname = "+quote(role),
-				"CREATE ROLE "+quoteIdent(role)+" LOGIN REPLICATION")},
+				"CREATE ROLE "+quoteIdent(role)+" LOGIN REPLICATION")})
+	}
+	if role != "" && o.Table != "" {
+		script = append(script,
 			Statement{"the role may read the table, to check it and to publish events again",
 				"GRANT USAGE ON SCHEMA " + quoteIdent(o.Schema) + " TO " + quoteIdent(role) + ";\nGRANT SELECT ON " + table + " TO " + quoteIdent(role)},
 		)
 	}
+	publication := "the publication: inserts into the outbox and nothing else"
+	if o.Table == "" {
+		publication = "the publication: a stream has to name one; messages need no table in it"
+	}
+	script = append(script, Statement{publication, guarded(
+		"SELECT FROM pg_publication WHERE pubname = "+quote(o.Publication),
+		CreatePublicationSQL(o.Publication, o.Schema, o.Table))})
+	if o.Backfill {
+		return script // `outboxd run` makes the slot, together with a snapshot of the rows that are there
+	}
 	return append(script,
-		Statement{"the publication: inserts into the outbox and nothing else", guarded(
-			"SELECT FROM pg_publication WHERE pubname = "+quote(o.Publication),
-			CreatePublicationSQL(o.Publication, o.Schema, o.Table))},
 		Statement{"the slot: PostgreSQL keeps WAL from here on until outboxd has confirmed it", createSlotScript(o)},
 	)
 }

@@ -67,6 +67,36 @@ func options() Options {
 	}
 }
 
+func TestScriptWithoutATable(t *testing.T) {
+	o := options()
+	o.Schema, o.Table, o.MessagePrefix = "", "", "shop"
+	var got strings.Builder
+	for _, s := range Script(o, "app") {
+		got.WriteString(s.SQL + "\n")
+	}
+	for _, part := range []string{`CREATE ROLE "app" LOGIN REPLICATION`, `CREATE PUBLICATION "outboxd" WITH (publish = 'insert')`, "pg_create_logical_replication_slot('outboxd'"} {
+		if !strings.Contains(got.String(), part) {
+			t.Errorf("no %s in\n%s", part, &got)
+		}
+	}
+	for _, part := range []string{"TABLE", "GRANT"} {
+		if strings.Contains(got.String(), part) {
+			t.Errorf("%s in\n%s", part, &got)
+		}
+	}
+}
+
+// The backfill makes the slot itself: one that is there means that it is done.
+func TestScriptLeavesTheSlotToTheBackfill(t *testing.T) {
+	o := options()
+	o.Backfill = true
+	for _, s := range Script(o, "app") {
+		if strings.Contains(s.SQL, "slot") {
+			t.Errorf("it makes a slot: %s", s.SQL)
+		}
+	}
+}
+
 func TestScript(t *testing.T) {
 	var got strings.Builder
 	for _, s := range Script(options(), "app") {

@@ -31,9 +31,15 @@ type Options struct {
 	Create      bool   // make the publication and the slot when missing
 	Failover    string // auto, on, off: make the slot a failover slot (PostgreSQL 17+)
 	Schema      string // of the outbox table
-	Table       string
-	Columns     []Column // the columns that must be there
-	Log         zerolog.Logger
+	Table       string // "": only messages are read
+	// MessagePrefix: the messages with it are events. Only their decoder needs
+	// it as it is; "" does not ask the server for messages.
+	MessagePrefix string
+	// Backfill: rows that were there before the slot are to be published, so that
+	// the slot is made together with a snapshot of them.
+	Backfill bool
+	Columns  []Column // the columns that must be there
+	Log      zerolog.Logger
 }
 
 // Column is a column that the configuration names.
@@ -98,14 +104,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	}
 	p := cfg.RuntimeParams
 	p["replication"] = "database"
-	// What columns look like as text must not depend on a role's settings.
-	p["bytea_output"] = "hex"
-	p["datestyle"] = "ISO"
-	p["intervalstyle"] = "postgres"
-	p["extra_float_digits"] = "3"
-	p["timezone"] = "UTC"
-	// JSON and Kafka headers are UTF-8, whatever the database's encoding.
-	p["client_encoding"] = "UTF8"
+	textOutput(p)
 	// The server tells by a warning that a publication is missing: see
 	// missedPublication.
 	p["client_min_messages"] = "warning"
@@ -132,12 +131,27 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	return c, nil
 }
 
+// textOutput sets what columns look like as text, which must not depend on a
+// role's settings.
+func textOutput(parameters map[string]string) {
+	parameters["bytea_output"] = "hex"
+	parameters["datestyle"] = "ISO"
+	parameters["intervalstyle"] = "postgres"
+	parameters["extra_float_digits"] = "3"
+	parameters["timezone"] = "UTC"
+	// JSON and Kafka headers are UTF-8, whatever the database's encoding.
+	parameters["client_encoding"] = "UTF8"
+}
+
 // connectBeside opens an ordinary connection to the server that pg reached, also
 // when the DSN names several.
-func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options) (*pgconn.PgConn, error) {
+func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options, parameters ...func(map[string]string)) (*pgconn.PgConn, error) {
 	cfg, err := parseDSN(o.DSN)
 	if err != nil {
 		return nil, err
+	}
+	for _, set := range parameters {
+		set(cfg.RuntimeParams)
 	}
 	dial, addr := cfg.DialFunc, pg.Conn().RemoteAddr()
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -255,6 +269,11 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 	if err != nil {
 		return offsets.Server{}, err
 	}
+	if partitioned && c.version < 150000 {
+		// pgoutput's cache of tables, get_rel_sync_entry.
+		c.o.Log.Warn().Msg("before PostgreSQL 15 a stream does not notice when a table that was written to is attached as a partition, or detached: " +
+			"run ALTER PUBLICATION " + quoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
+	}
 	slot, err := c.slot(ctx)
 	if err != nil {
 		return offsets.Server{}, err
@@ -321,8 +340,8 @@ func (c *Conn) EndStale(ctx context.Context, earlier Backend) error {
 	}
 	row, err := c.row(ctx, fmt.Sprintf(`SELECT count(pg_terminate_backend(a.pid))
 		FROM pg_stat_activity a JOIN pg_replication_slots s ON s.active_pid = a.pid
-		WHERE s.slot_name = %s AND a.pid = %d AND a.backend_start = %s`,
-		quote(c.o.Slot), earlier.PID, quote(earlier.Started)))
+		WHERE s.slot_name IN (%s, %s) AND a.pid = %d AND a.backend_start = %s`,
+		quote(c.o.Slot), quote(snapshotSlot(c.o.Slot)), earlier.PID, quote(earlier.Started)))
 	if err != nil {
 		return fmt.Errorf("end our earlier connection (pid %d): %w", earlier.PID, err)
 	}
@@ -353,7 +372,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	s := newStream(hijacked.Conn, memory, statusEvery, start)
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
-	if err := s.start(c.o.Slot, c.o.Publication, start); err != nil {
+	if err := s.start(c.o.Slot, c.o.Publication, c.o.MessagePrefix != "", start); err != nil {
 		s.Close()
 		if sqlState(err) == objectInUse {
 			return nil, SlotInUse(err)
@@ -372,7 +391,7 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 	_, err := query(ctx, c.pg, fmt.Sprintf("SELECT pg_copy_logical_replication_slot(%s, %s, true)", quote(c.o.Slot), quote(name)))
 	switch sqlState(err) {
 	case "":
-	case tooManyObjects:
+	case configurationLimitExceeded:
 		return nil, &Error{fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
 	}
 	if err != nil {
@@ -382,10 +401,15 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 	return c.Start(ctx, start, memory)
 }
 
-// start sends START_REPLICATION and reads until the copy begins.
-func (s *Stream) start(slot, publication string, at pglogrepl.LSN) error {
-	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s')`,
-		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"))
+// start sends START_REPLICATION and reads until the copy begins. messages also
+// asks for those of pg_logical_emit_message, which PostgreSQL 13 does not know.
+func (s *Stream) start(slot, publication string, messages bool, at pglogrepl.LSN) error {
+	further := ""
+	if messages {
+		further = ", messages 'true'"
+	}
+	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
+		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"), further)
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return err

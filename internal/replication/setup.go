@@ -14,8 +14,16 @@ import (
 
 func (c *Conn) tableName() string { return quoteIdent(c.o.Schema) + "." + quoteIdent(c.o.Table) }
 
-// checkTable compares the outbox table with what the configuration says of it.
+// checkTable compares the server and the outbox table with what the configuration
+// says of them.
 func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
+	if c.o.MessagePrefix != "" && c.version < 140000 {
+		return false, setupError("update the server, or remove the key",
+			"outbox.message_prefix needs PostgreSQL 14, the server is version %s", c.sql.ParameterStatus("server_version"))
+	}
+	if c.o.Table == "" {
+		return false, nil
+	}
 	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT c.relkind::text, c.relpersistence::text, a.attname,
 			(WITH RECURSIVE base AS (
 				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
@@ -95,6 +103,9 @@ func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *o
 		c.o.Log.Info().Str("publication", c.o.Publication).Msg("publication created")
 		return nil
 	}
+	if c.o.Table == "" {
+		return nil // messages do not depend on what it publishes
+	}
 	insert, viaRoot := rows[0][0] == "t", rows[0][1] == "t"
 	if !insert {
 		return setupError("ALTER PUBLICATION "+name+" SET (publish = 'insert')", "publication %s does not publish inserts", name)
@@ -139,7 +150,11 @@ func (c *Conn) checkPublished(ctx context.Context, name string) error {
 
 // CreatePublicationSQL makes the publication: inserts only, and under the name
 // of the partitioned table itself, so that attaching a partition changes nothing.
+// Without a table it is empty, and only there because a stream has to name one.
 func CreatePublicationSQL(publication, schema, table string) string {
+	if table == "" {
+		return fmt.Sprintf("CREATE PUBLICATION %s WITH (publish = 'insert')", quoteIdent(publication))
+	}
 	return fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s.%s WITH (publish = 'insert', publish_via_partition_root = true)",
 		quoteIdent(publication), quoteIdent(schema), quoteIdent(table))
 }
@@ -199,7 +214,7 @@ func (c *Conn) makeSlot(ctx context.Context) (*offsets.Slot, error) {
 	case duplicateObject:
 	case insufficientPrivilege:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
-	case tooManyObjects:
+	case configurationLimitExceeded:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
 	default:
 		if err != nil {

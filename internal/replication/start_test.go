@@ -49,10 +49,10 @@ func TestStart(t *testing.T) {
 		srv.listen()
 		srv.write(begins)
 	}()
-	if err := s.start("out_1", `o"b'x`, 0x1_0000_0A00); err != nil {
+	if err := s.start("out_1", `o"b'x`, true, 0x1_0000_0A00); err != nil {
 		t.Fatal(err)
 	}
-	const want = `START_REPLICATION SLOT "out_1" LOGICAL 1/A00 (proto_version '1', publication_names '"o""b''x"')`
+	const want = `START_REPLICATION SLOT "out_1" LOGICAL 1/A00 (proto_version '1', publication_names '"o""b''x"', messages 'true')`
 	if got := <-commands; got != want {
 		t.Errorf("sent %s\nwant %s", got, want)
 	}
@@ -81,7 +81,7 @@ func TestStartRefused(t *testing.T) {
 				srv.command()
 				srv.write(c.answer)
 			}()
-			err := s.start("slot", "publication", 1)
+			err := s.start("slot", "publication", false, 1)
 			if err == nil || sqlState(err) != c.state {
 				t.Errorf("start returned %v, want SQLSTATE %q", err, c.state)
 			}

@@ -67,6 +67,14 @@ type report struct {
 	RetainedBytes *int64 `json:"slot_retained_bytes,omitempty"`
 	SafeBytes     *int64 `json:"slot_safe_bytes,omitempty"` // absent without a limit, too
 	WALStatus     string `json:"slot_wal_status,omitempty"`
+
+	Backfill *backfillReport `json:"backfill,omitempty"`
+}
+
+type backfillReport struct {
+	Expected  int64 `json:"expected_rows"`
+	Published int64 `json:"published_rows"`
+	Done      bool  `json:"done"`
 }
 
 func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
@@ -90,6 +98,9 @@ func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
 		if slot.Safe >= 0 {
 			r.SafeBytes = &slot.Safe
 		}
+	}
+	if b := s.backfill.Load(); b != nil {
+		r.Backfill = &backfillReport{b.expected, b.published(), b.done.Load()}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)

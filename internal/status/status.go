@@ -3,6 +3,7 @@
 package status
 
 import (
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -49,8 +50,9 @@ type Status struct {
 	lastTopic   string
 	lastCounter prometheus.Counter
 
-	gauges atomic.Pointer[Gauges]
-	slot   atomic.Pointer[Slot]
+	gauges   atomic.Pointer[Gauges]
+	slot     atomic.Pointer[Slot]
+	backfill atomic.Pointer[backfill]
 
 	mu            sync.Mutex
 	started       time.Time
@@ -105,6 +107,19 @@ func New(readyWithin time.Duration) *Status {
 			}
 			return 0
 		})
+	}
+	for state, read := range map[string]func(*backfill) int64{
+		"expected":  func(b *backfill) int64 { return b.expected },
+		"published": func(b *backfill) int64 { return b.published() },
+	} {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "outboxd_backfill_rows", Help: "Rows from before the slot, of the backfill that this process has begun.", ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 {
+			if b := s.backfill.Load(); b != nil {
+				return float64(read(b))
+			}
+			return 0
+		}))
 	}
 	for _, side := range []string{"postgres", "kafka"} {
 		s.registerSide(side)
@@ -172,6 +187,35 @@ func (s *Status) Streaming(g *Gauges) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.connected, s.postgresFault, s.confirmedAt = true, nil, time.Now()
+}
+
+// backfill is how far the rows from before the slot are.
+type backfill struct {
+	expected int64
+	progress func() int64
+	done     atomic.Bool
+}
+
+func (b *backfill) running() bool { return b != nil && !b.done.Load() }
+
+func (b *backfill) published() int64 {
+	if b.done.Load() {
+		return b.expected
+	}
+	return b.progress()
+}
+
+// Backfill says that rows from before the slot are being published, expected of
+// them. Until Backfilled the connector is not ready.
+func (s *Status) Backfill(expected int64, published func() int64) {
+	s.backfill.Store(&backfill{expected: expected, progress: published})
+}
+
+// Backfilled says that Kafka has them all.
+func (s *Status) Backfilled() {
+	if b := s.backfill.Load(); b != nil {
+		b.done.Store(true)
+	}
 }
 
 // Stopped says that the session has ended.
@@ -245,6 +289,9 @@ func (s *Status) notReady() error {
 		return s.postgresFault
 	case !s.connected:
 		return errStarting
+	case s.backfill.Load().running():
+		b := s.backfill.Load()
+		return fmt.Errorf("backfill: %d of %d rows published", b.published(), b.expected)
 	case time.Since(s.confirmedAt) > s.readyWithin:
 		return errUnconfirmed
 	}

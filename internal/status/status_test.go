@@ -156,12 +156,41 @@ func TestMetrics(t *testing.T) {
 	metric(t, body, `outboxd_connected{side="postgres"}`, "0")
 }
 
+// While rows from before the slot are published it is not ready, and says how far
+// it is.
+func TestBackfill(t *testing.T) {
+	s := New(time.Minute)
+	get := serve(t, s)
+	_, body := get("/metrics")
+	metric(t, body, `outboxd_backfill_rows{state="expected"}`, "0")
+	if _, body := get("/status"); strings.Contains(body, "backfill") {
+		t.Errorf("a backfill in %s", body)
+	}
+	s.Streaming(someGauges)
+	s.Backfill(1000, func() int64 { return 12 })
+	_, body = get("/metrics")
+	metric(t, body, `outboxd_backfill_rows{state="expected"}`, "1000")
+	metric(t, body, `outboxd_backfill_rows{state="published"}`, "12")
+	if code, body := get("/readyz"); code == http.StatusOK || !strings.Contains(body, "12 of 1000") {
+		t.Errorf("%d %s", code, body)
+	}
+	if _, body := get("/status"); !strings.Contains(body, `"published_rows": 12`) || !strings.Contains(body, `"expected_rows": 1000`) || !strings.Contains(body, `"done": false`) {
+		t.Error(body)
+	}
+	s.Backfilled()
+	if code, body := get("/readyz"); code != http.StatusOK {
+		t.Errorf("%d %s", code, body)
+	}
+	_, body = get("/metrics")
+	metric(t, body, `outboxd_backfill_rows{state="published"}`, "1000")
+}
+
 // Dashboards are built on the names: each is one that users were promised.
 func TestMetricNames(t *testing.T) {
 	promised := strings.Fields(`events_published_total events_dead_lettered_total publish_errors_total
 		retries_total in_flight_events in_flight_bytes commit_to_ack_seconds oldest_unacked_seconds received_lsn confirmed_lsn
 		slot_retained_bytes slot_safe_bytes slot_wal_status connected outbox_rows outbox_oldest_row_seconds
-		retention_removed_total reconcile_mismatches`)
+		retention_removed_total reconcile_mismatches backfill_rows`)
 	s := New(time.Minute)
 	s.Acked("orders", time.Now(), time.Now())
 	s.Fault("kafka", errors.New("gone"))
