@@ -24,7 +24,7 @@ func TestResume(t *testing.T) {
 		return p
 	}
 	server := func(change func(*Server)) Server {
-		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer,
+		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer, SlotName: "outboxd",
 			Slot: &Slot{Name: "outboxd", ConfirmedFlush: lsnStored, RestartLSN: lsnOlder, WALStatus: "reserved"}}
 		if change != nil {
 			change(&s)

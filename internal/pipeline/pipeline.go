@@ -229,31 +229,38 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	server, err := conn.Prepare(ctx, p.known == nil || p.o.AcceptGap)
+	server, err := conn.Prepare(ctx, p.known == nil)
 	if err != nil {
 		return nil, err
 	}
-	if p.shared && server.Slot != nil {
-		// Read after the slot and before the end of the WAL: another process
-		// that confirms meanwhile stores a position before the slot has it and
-		// after the WAL does, so neither can seem to contradict the store.
-		if p.known, err = p.stored(ctx); err != nil {
-			return nil, err
-		}
-		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
-			return nil, err
-		}
+	start, err := p.resume(ctx, conn, &server)
+	if errors.Is(err, offsets.ErrSlotAhead) && p.o.Store != nil && !p.shared {
+		// While we were cut off another process had the slot, and has given it
+		// back: the store knows how far it came.
+		p.shared = true
+		start, err = p.resume(ctx, conn, &server)
 	}
-	start, err := offsets.Resume(p.known, server)
+	var gap *offsets.Gap
+	var refused *offsets.RefusedError
 	switch {
 	case errors.Is(err, offsets.ErrSlotAhead) && server.Slot.Active:
 		// Another process has taken over while we were cut off.
 		p.shared = true
 		return nil, replication.SlotInUse(fmt.Errorf("it was confirmed up to %s meanwhile", server.Slot.ConfirmedFlush))
-	case err != nil && (!p.o.AcceptGap || errors.Is(err, offsets.ErrSlotGone) || errors.Is(err, offsets.ErrSlotInvalid)):
-		return nil, err // there is nothing to go on from
+	case errors.As(err, &refused) && p.o.AcceptGap:
+		if server.Slot == nil {
+			if server.Slot, err = conn.MakeSlot(ctx); err != nil {
+				return nil, err
+			}
+			server.FlushLSN = max(server.FlushLSN, server.Slot.ConfirmedFlush)
+		}
+		if err := offsets.Usable(server.Slot); err != nil {
+			return nil, err
+		}
+		accepted := offsets.AcceptGap(p.known, server)
+		gap, start = &accepted, accepted.Start
 	case err != nil:
-		start = server.Slot.ConfirmedFlush
+		return nil, err
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
 	changed := p.known == nil || *p.known != known
@@ -263,9 +270,8 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		p.shared = p.shared || errors.Is(startErr, replication.ErrSlotActive)
 		return nil, startErr
 	}
-	if err != nil {
-		p.log.Warn().Err(err).Stringer("from", start).
-			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
+	if gap != nil {
+		p.logGap(refused, *gap)
 		p.published = decoder.Position{}
 	}
 	// Only who has the slot may write the store: another process may still
@@ -279,6 +285,37 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	p.shared = false
 	p.o.AcceptGap = false // it is for the start only
 	return stream, nil
+}
+
+// resume asks what is stored, if another process may have written it, and decides
+// where to go on.
+func (p *Pipeline) resume(ctx context.Context, conn *replication.Conn, server *offsets.Server) (pglogrepl.LSN, error) {
+	if p.shared && server.Slot != nil {
+		// Read after the slot and before the end of the WAL: another process
+		// that confirms meanwhile stores a position before the slot has it and
+		// after the WAL does, so neither can seem to contradict the store.
+		var err error
+		if p.known, err = p.stored(ctx); err != nil {
+			return 0, err
+		}
+		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return offsets.Resume(p.known, *server)
+}
+
+// logGap says what is given up with a refused position. known is the new one.
+func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
+	event := p.log.Warn().Err(refused).Stringer("to", gap.Start)
+	switch {
+	case gap.From == 0:
+		event.Msg("going on from the slot's own position (--accept-gap); what was committed before it and not published is skipped")
+	case gap.From < gap.Start:
+		event.Stringer("from", gap.From).Msg("transactions that end after from and up to to are skipped (--accept-gap)")
+	default:
+		event.Stringer("from", gap.From).Msg("going on from there, nothing of this server is skipped (--accept-gap)")
+	}
 }
 
 // stored is what the store holds, nil when there is nothing or no store.
