@@ -85,6 +85,7 @@ func TestFailover(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			primary := ownPostgres(t, testbed.PostgresOptions{Version: version})
 			s := newScenario(t, primary, nil)
+			s.startStreaming().stop() // a standby that starts finds the slot
 			standby := s.startStandby(map[string]string{"sync_replication_slots": "on"})
 			setting(t, primary, "synchronized_standby_slots", standby.StandbySlot())
 			s.extra = "delivery: {confirm_interval: 100ms}\nerrors: {retry: {min: 50ms, max: 1s}}"
@@ -146,8 +147,9 @@ func TestFailover(t *testing.T) {
 func TestFailoverToStandbyThatIsBehind(t *testing.T) {
 	primary := ownPostgres(t, testbed.PostgresOptions{})
 	s := newScenario(t, primary, nil)
-	standby := s.startStandby(map[string]string{"sync_replication_slots": "on"})
 	s.storeInFile()
+	s.startStreaming().stop()
+	standby := s.startStandby(map[string]string{"sync_replication_slots": "on"})
 	s.extra += "\nerrors: {retry: {min: 50ms, max: 1s}}"
 	c := s.startStreaming()
 	s.events(1, 10)
