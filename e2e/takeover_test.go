@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -112,4 +113,114 @@ func TestStandbyWaitsForStoppedProcess(t *testing.T) {
 	if r := s.verify(); r.repeated != 0 {
 		t.Errorf("%+v", r)
 	}
+}
+
+// patience lets PostgreSQL end a connection that does not answer, as a deployment
+// with a standby process would.
+func (s *scenario) patience(timeout string) { s.dsn += "&wal_sender_timeout=" + timeout }
+
+// verifyNewestLast demands that a key's newest event is its last one in Kafka,
+// repeats or not: a compacted topic keeps that one.
+func (s *scenario) verifyNewestLast() {
+	s.t.Helper()
+	newest, last := make(map[string]record), make(map[string]record)
+	for _, r := range s.read() {
+		key := r.topic + "/" + r.key
+		last[key] = r
+		if r.position > newest[key].position {
+			newest[key] = r
+		}
+	}
+	for key, r := range last {
+		if r.position != newest[key].position {
+			s.t.Errorf("key %s ends with an old event: %v after %v", key, r, newest[key])
+		}
+	}
+}
+
+// A process is stopped with events in its Kafka client that the broker has not
+// taken. The second takes over when wal_sender_timeout has passed. Then the first
+// wakes up, as a zombie: it moves neither slot nor stored position back, sends
+// nothing of what it still has, and waits for its turn.
+func TestZombieWakesUp(t *testing.T) {
+	kafka := ownKafka(t, testbed.KafkaOptions{})
+	for _, store := range []string{"slot", "file"} {
+		t.Run(store, func(t *testing.T) {
+			s := newScenario(t, nil, kafka)
+			file := ""
+			if store == "file" {
+				file = s.storeInFile()
+			} else {
+				s.extra = "delivery: {confirm_interval: 100ms}"
+			}
+			s.extra += "\nerrors: {retry: {min: 50ms, max: 1s}}"
+			s.patience("4s")
+			first := s.startStreaming()
+			s.events(1, 10)
+			s.waitConfirmed(30 * time.Second)
+			second := s.start()
+			second.waitLog("slot is in use", 30*time.Second)
+
+			if err := kafka.Pause(0); err != nil {
+				t.Fatal(err)
+			}
+			for n := range 20 {
+				s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+					SELECT 'k' || i % 50, 't0', jsonb_build_object('n', i, 'text', repeat(md5(i::text), 30)) FROM generate_series($1::int, $1::int + 199) i`, 11+200*n)
+			}
+			end := s.value("SELECT pg_current_wal_insert_lsn()::text")
+			waitFor(t, 30*time.Second, func() (string, bool) {
+				sent := s.value(`SELECT (r.sent_lsn >= '` + end + `')::text FROM pg_stat_replication r
+					JOIN pg_replication_slots p ON p.active_pid = r.pid WHERE p.slot_name = '` + s.slotName + `'`)
+				return "it has not read everything", sent == "true"
+			})
+			time.Sleep(200 * time.Millisecond) // what was read goes to the client
+			first.signal(syscall.SIGSTOP)
+			if err := kafka.Resume(0); err != nil {
+				t.Fatal(err)
+			}
+			second.waitLog(`"message":"streaming"`, 30*time.Second)
+			s.events(5001, 5100)
+			s.waitConfirmed(30 * time.Second)
+			confirmed, stored := s.confirmed(), readFile(t, file)
+
+			first.signal(syscall.SIGCONT)
+			first.waitLog("the process was stopped", 30*time.Second)
+			in := first.count("slot is in use")
+			waitFor(t, 30*time.Second, func() (string, bool) {
+				return "the zombie does not wait:\n" + first.tail(20), first.count("slot is in use") > in
+			})
+			if got := s.confirmed(); got < confirmed {
+				t.Errorf("the zombie moved the slot from %s back to %s", confirmed, got)
+			}
+			if now := readFile(t, file); now < stored {
+				t.Errorf("the zombie moved the stored position back from %s to %s", stored, now)
+			}
+			s.verifyNewestLast()
+			second.kill()
+			s.checkpoint()
+			waitFor(t, 30*time.Second, func() (string, bool) {
+				return "the first does not take over:\n" + first.tail(20), first.count(`"message":"streaming"`) == 2
+			})
+			s.events(5101, 5200)
+			s.waitConfirmed(30 * time.Second)
+			first.stop()
+			s.verifyNewestLast()
+			r := s.verify()
+			t.Logf("%+v", r)
+		})
+	}
+}
+
+// readFile returns a file's content, "" for no file.
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	if name == "" {
+		return ""
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }

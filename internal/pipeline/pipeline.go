@@ -72,6 +72,8 @@ type Pipeline struct {
 	// backend is the server process of the last session, catalog its database.
 	backend replication.Backend
 	catalog replication.Catalog
+	// keeps is how long the server keeps the slot for us if we are stopped.
+	keeps time.Duration
 }
 
 // New returns a pipeline that is not running.
@@ -179,6 +181,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
 		o := p.o.Sink
 		o.Value.Source = source
+		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
 		if p.sink, err = sink.New(o); err != nil {
 			stream.Close()
 			return err
@@ -220,7 +223,7 @@ func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	p.backend, p.catalog = conn.Backend(), conn.Catalog()
+	p.backend, p.catalog, p.keeps = conn.Backend(), conn.Catalog(), conn.Keeps()
 	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
 	return stream, nil
 }

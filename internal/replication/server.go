@@ -268,6 +268,16 @@ func (c *Conn) domains(ctx context.Context) (map[uint32]uint32, error) {
 // Backend identifies the replication connection's server process.
 func (c *Conn) Backend() Backend { return c.backend }
 
+// Keeps returns how long the server keeps the slot for a process that is stopped,
+// at least.
+func (c *Conn) Keeps() time.Duration {
+	if c.timeout <= 0 {
+		return silentAfter
+	}
+	// It counts from the last status, which may be statusEvery old.
+	return c.timeout - min(statusAtLeast, c.timeout/3)
+}
+
 // System returns the server's identity: a position of now.
 func (c *Conn) System() (systemID string, timeline int32) {
 	return c.system.SystemID, c.system.Timeline
@@ -395,6 +405,11 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	}
 	s := newStream(hijacked.Conn, memory, statusEvery, start)
 	s.log = c.o.Log
+	if c.timeout > 0 {
+		// No later than the server gives us up, and lets another process in.
+		s.silentAfter = min(s.silentAfter, c.timeout)
+		s.probeAfter = min(s.probeAfter, s.silentAfter/3)
+	}
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
 	if err := s.start(c.o.Slot, c.o.Publication, start); err != nil {

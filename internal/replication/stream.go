@@ -48,6 +48,8 @@ type Stream struct {
 	r, w  int // block.buf[r:w] is read and not yet handed out
 
 	statusEvery  time.Duration
+	probeAfter   time.Duration
+	silentAfter  time.Duration
 	lastStatus   time.Time
 	lastReceived time.Time
 	replyDue     bool
@@ -87,7 +89,7 @@ type Frame struct {
 // confirmed position, which the first status update repeats.
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
-	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, lastStatus: now, lastReceived: now}
+	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	return s
@@ -246,13 +248,13 @@ func (s *Stream) status() error {
 func (s *Stream) statusNow() error {
 	now := time.Now()
 	silent := now.Sub(s.lastReceived)
-	if silent >= silentAfter {
+	if silent >= s.silentAfter {
 		return &Error{
 			Err:  fmt.Errorf("%w: nothing was received for %s, not even an answer", ErrSilent, silent.Round(time.Second)),
 			Hint: "the connection is given up and made anew",
 		}
 	}
-	probe := silent >= probeAfter && !s.probed
+	probe := silent >= s.probeAfter && !s.probed
 	if s.statusDue.Swap(false) || s.replyDue || probe || now.Sub(s.lastStatus) >= s.statusEvery {
 		if err := s.send(now, probe); err != nil {
 			return err
@@ -262,7 +264,7 @@ func (s *Stream) statusNow() error {
 		s.lastStatus = now
 	}
 	wake := s.lastStatus.Add(s.statusEvery)
-	for _, limit := range []time.Duration{probeAfter, silentAfter} {
+	for _, limit := range []time.Duration{s.probeAfter, s.silentAfter} {
 		if at := s.lastReceived.Add(limit); at.After(now) && at.Before(wake) {
 			wake = at
 		}
