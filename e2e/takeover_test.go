@@ -224,3 +224,40 @@ func readFile(t *testing.T, name string) string {
 	}
 	return string(data)
 }
+
+// The first is cut off from Kafka alone. It keeps the slot: nothing in PostgreSQL
+// tells it that another waits, or that the other's way to Kafka is better, and what
+// it has sent may still arrive. It says so; whoever watches it ends it, and then
+// the second takes over.
+func TestCutOffFromKafka(t *testing.T) {
+	proxy, err := testbed.NewProxy("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	kafka := ownKafka(t, testbed.KafkaOptions{Advertised: []string{proxy.Addr()}})
+	proxy.SetTarget(kafka.Brokers()[0])
+	s := newScenario(t, nil, kafka)
+	s.extra = "delivery: {confirm_interval: 100ms}"
+	s.brokers = []string{proxy.Addr()}
+	first := s.startStreaming()
+	s.events(1, 10)
+	s.waitConfirmed(30 * time.Second)
+	s.brokers = kafka.InternalBrokers()
+	second := s.start()
+	second.waitLog("slot is in use", 30*time.Second)
+	proxy.Stall(testbed.Both, true)
+	s.events(11, 20)
+	first.waitLog("Kafka acknowledges nothing", 60*time.Second)
+	if second.logged(`"message":"streaming"`) || !first.running() {
+		t.Fatalf("the first gave up the slot:\n%s", first.tail(20))
+	}
+	first.kill()
+	second.waitLog(`"message":"streaming"`, 30*time.Second)
+	s.waitConfirmed(30 * time.Second)
+	second.stop()
+	proxy.Cut()
+	proxy.Stall(testbed.Both, false)
+	s.verifyNewestLast()
+	s.verify()
+}

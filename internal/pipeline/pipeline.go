@@ -313,11 +313,11 @@ func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
 	event := p.log.Warn().Err(refused).Stringer("to", gap.Start)
 	switch {
 	case gap.From == 0:
-		event.Msg("going on from the slot's own position (--accept-gap); what was committed before it and not published is skipped")
+		event.Msg("going on from the slot's own position; what was committed before it and not published is skipped (--accept-gap)")
 	case gap.From < gap.Start:
-		event.Stringer("from", gap.From).Msg("transactions that end after from and up to to are skipped (--accept-gap)")
+		event.Stringer("from", gap.From).Msg("transactions that end after from, up to to, are skipped (--accept-gap)")
 	default:
-		event.Stringer("from", gap.From).Msg("going on from there, nothing of this server is skipped (--accept-gap)")
+		event.Stringer("from", gap.From).Msg("going on from there; nothing of this server is skipped (--accept-gap)")
 	}
 }
 
