@@ -86,7 +86,7 @@ func TestFailover(t *testing.T) {
 			primary := ownPostgres(t, testbed.PostgresOptions{Version: version})
 			s := newScenario(t, primary, nil)
 			s.startStreaming().stop() // a standby that starts finds the slot
-			standby := s.startStandby(map[string]string{"sync_replication_slots": "on"})
+			standby := s.startStandby(map[string]string{"sync_replication_slots": "on", "synchronized_standby_slots": "next_standby"})
 			setting(t, primary, "synchronized_standby_slots", standby.StandbySlot())
 			s.extra = "delivery: {confirm_interval: 100ms}\nerrors: {retry: {min: 50ms, max: 1s}}"
 			c := s.startStreaming()
@@ -113,6 +113,12 @@ func TestFailover(t *testing.T) {
 			l.more(1000)
 			old := s.failOver(standby)
 			l.stop()
+			// A setting that the new primary brings along holds everything up, and
+			// the log says so.
+			s.events(21, 30)
+			c.waitLog("replication slot \\\"next_standby\\\" specified in parameter", 60*time.Second)
+			setting(t, standby, "synchronized_standby_slots", "")
+			s.waitConfirmed(30 * time.Second)
 			l = s.startLoad(2, 20, time.Millisecond, uint64(71+i))
 			l.more(500)
 			l.stop()
@@ -133,7 +139,7 @@ func TestFailover(t *testing.T) {
 			s.checkpoint()
 			s.dsn = s.postgres.DSN(s.database)
 			c = s.startStreaming()
-			s.events(21, 30)
+			s.events(31, 40)
 			s.waitConfirmed(30 * time.Second)
 			c.stop()
 			s.verify()

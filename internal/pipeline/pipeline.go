@@ -268,14 +268,14 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
 	changed := p.known == nil || *p.known != known
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
-	stream, startErr := conn.Start(ctx, start, p.memory)
-	if startErr != nil {
-		p.shared = p.shared || errors.Is(startErr, replication.ErrSlotActive)
-		return nil, startErr
-	}
 	if gap != nil {
 		p.logGap(refused, *gap)
 		p.published = decoder.Position{}
+	}
+	stream, err := conn.Start(ctx, start, p.memory)
+	if err != nil {
+		p.shared = p.shared || errors.Is(err, replication.ErrSlotActive)
+		return nil, err
 	}
 	// Only who has the slot may write the store: another process may still
 	// have written newer positions until now.
