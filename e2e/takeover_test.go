@@ -144,7 +144,11 @@ func (s *scenario) verifyNewestLast() {
 // nothing of what it still has, and waits for its turn.
 func TestZombieWakesUp(t *testing.T) {
 	kafka := ownKafka(t, testbed.KafkaOptions{})
-	for _, store := range []string{"slot", "file"} {
+	stores := []string{"file"}
+	if *soak {
+		stores = append(stores, "slot")
+	}
+	for _, store := range stores {
 		t.Run(store, func(t *testing.T) {
 			s := newScenario(t, nil, kafka)
 			file := ""
@@ -164,17 +168,7 @@ func TestZombieWakesUp(t *testing.T) {
 			if err := kafka.Pause(0); err != nil {
 				t.Fatal(err)
 			}
-			for n := range 20 {
-				s.exec(`INSERT INTO outbox (aggregateid, type, payload)
-					SELECT 'k' || i % 50, 't0', jsonb_build_object('n', i, 'text', repeat(md5(i::text), 30)) FROM generate_series($1::int, $1::int + 199) i`, 11+200*n)
-			}
-			end := s.value("SELECT pg_current_wal_insert_lsn()::text")
-			waitFor(t, 30*time.Second, func() (string, bool) {
-				sent := s.value(`SELECT (r.sent_lsn >= '` + end + `')::text FROM pg_stat_replication r
-					JOIN pg_replication_slots p ON p.active_pid = r.pid WHERE p.slot_name = '` + s.slotName + `'`)
-				return "it has not read everything", sent == "true"
-			})
-			time.Sleep(200 * time.Millisecond) // what was read goes to the client
+			s.manyEvents()
 			first.signal(syscall.SIGSTOP)
 			if err := kafka.Resume(0); err != nil {
 				t.Fatal(err)
@@ -225,39 +219,99 @@ func readFile(t *testing.T, name string) string {
 	return string(data)
 }
 
-// The first is cut off from Kafka alone. It keeps the slot: nothing in PostgreSQL
-// tells it that another waits, or that the other's way to Kafka is better, and what
-// it has sent may still arrive. It says so; whoever watches it ends it, and then
-// the second takes over.
-func TestCutOffFromKafka(t *testing.T) {
-	proxy, err := testbed.NewProxy("")
+// A process is cut off from Kafka, and the second has its own way to it.
+func TestCutOff(t *testing.T) {
+	toKafka, err := testbed.NewProxy("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(proxy.Close)
-	kafka := ownKafka(t, testbed.KafkaOptions{Advertised: []string{proxy.Addr()}})
-	proxy.SetTarget(kafka.Brokers()[0])
-	s := newScenario(t, nil, kafka)
-	s.extra = "delivery: {confirm_interval: 100ms}"
-	s.brokers = []string{proxy.Addr()}
-	first := s.startStreaming()
-	s.events(1, 10)
-	s.waitConfirmed(30 * time.Second)
-	s.brokers = kafka.InternalBrokers()
-	second := s.start()
-	second.waitLog("slot is in use", 30*time.Second)
-	proxy.Stall(testbed.Both, true)
-	s.events(11, 20)
-	first.waitLog("Kafka acknowledges nothing", 60*time.Second)
-	if second.logged(`"message":"streaming"`) || !first.running() {
-		t.Fatalf("the first gave up the slot:\n%s", first.tail(20))
+	t.Cleanup(toKafka.Close)
+	kafka := ownKafka(t, testbed.KafkaOptions{Advertised: []string{toKafka.Addr()}})
+	toKafka.SetTarget(kafka.Brokers()[0])
+	start := func(t *testing.T) (s *scenario, toPostgres *testbed.Proxy, first, second *connector) {
+		t.Helper()
+		s = newScenario(t, nil, kafka)
+		s.extra = "delivery: {confirm_interval: 100ms}\nerrors: {retry: {min: 50ms, max: 1s}}"
+		s.patience("4s")
+		if toPostgres, err = testbed.NewProxy(s.postgres.Addr()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(toPostgres.Close)
+		direct := s.dsn
+		s.through(toPostgres)
+		s.brokers = []string{toKafka.Addr()}
+		first = s.startStreaming()
+		s.events(1, 10)
+		s.waitConfirmed(30 * time.Second)
+		s.dsn, s.brokers = direct, kafka.InternalBrokers()
+		second = s.start()
+		second.waitLog("slot is in use", 30*time.Second)
+		toKafka.Stall(testbed.Both, true)
+		return s, toPostgres, first, second
 	}
-	first.kill()
-	second.waitLog(`"message":"streaming"`, 30*time.Second)
-	s.waitConfirmed(30 * time.Second)
-	second.stop()
-	proxy.Cut()
-	proxy.Stall(testbed.Both, false)
-	s.verifyNewestLast()
-	s.verify()
+
+	// It keeps the slot: nothing in PostgreSQL tells it that another waits, or
+	// that the other's way to Kafka is better, and what it has sent may still
+	// arrive. It says so; whoever watches it ends it, and the second takes over.
+	t.Run("from Kafka alone", func(t *testing.T) {
+		s, _, first, second := start(t)
+		s.events(11, 20)
+		first.waitLog("Kafka acknowledges nothing", 60*time.Second)
+		if second.logged(`"message":"streaming"`) || !first.running() {
+			t.Fatalf("the first gave up the slot:\n%s", first.tail(20))
+		}
+		first.kill()
+		second.waitLog(`"message":"streaming"`, 30*time.Second)
+		s.waitConfirmed(30 * time.Second)
+		second.stop()
+		toKafka.Cut()
+		toKafka.Stall(testbed.Both, false)
+		s.verifyNewestLast()
+		s.verify()
+	})
+
+	// The second has taken over before the first is back. What the first still
+	// has in its Kafka client is old by then.
+	t.Run("from PostgreSQL too", func(t *testing.T) {
+		s, toPostgres, first, second := start(t)
+		s.manyEvents()
+		toPostgres.Stall(testbed.Both, true)
+		second.waitLog(`"message":"streaming"`, 30*time.Second)
+		s.events(5001, 5100)
+		s.waitConfirmed(30 * time.Second)
+		first.waitLog("they are given up", 60*time.Second)
+		for _, proxy := range []*testbed.Proxy{toKafka, toPostgres} {
+			proxy.Cut()
+			proxy.Stall(testbed.Both, false)
+		}
+		first.waitLog("slot is in use", 60*time.Second)
+		s.verifyNewestLast()
+		second.kill()
+		s.checkpoint()
+		waitFor(t, 60*time.Second, func() (string, bool) {
+			return "the first does not take over:\n" + first.tail(20), first.count(`"message":"streaming"`) == 2
+		})
+		s.events(5101, 5200)
+		s.waitConfirmed(30 * time.Second)
+		first.stop()
+		s.verifyNewestLast()
+		s.verify()
+	})
+}
+
+// manyEvents writes more than a Kafka client sends at once, and waits until the
+// connector has read it.
+func (s *scenario) manyEvents() {
+	s.t.Helper()
+	for n := range 20 {
+		s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+			SELECT 'k' || i % 50, 't0', jsonb_build_object('n', i, 'text', repeat(md5(i::text), 30)) FROM generate_series($1::int, $1::int + 199) i`, 11+200*n)
+	}
+	end := s.value("SELECT pg_current_wal_insert_lsn()::text")
+	waitFor(s.t, 30*time.Second, func() (string, bool) {
+		sent := s.value(`SELECT (r.sent_lsn >= '` + end + `')::text FROM pg_stat_replication r
+			JOIN pg_replication_slots p ON p.active_pid = r.pid WHERE p.slot_name = '` + s.slotName + `'`)
+		return "it has not read everything", sent == "true"
+	})
+	time.Sleep(200 * time.Millisecond) // what was sent goes to the client
 }
