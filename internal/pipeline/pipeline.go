@@ -9,8 +9,8 @@
 // position to the store and to PostgreSQL.
 //
 // A session is one replication connection. A fault of PostgreSQL ends the
-// session only: what was sent is waited for, and the next session goes on behind
-// it. A failed delivery ends the session and the sink: the next session starts
+// session only: what was sent is waited for, not too long, and the next session
+// goes on behind it. A failed delivery ends the session and the sink: the next session starts
 // again from the last confirmed position.
 package pipeline
 
