@@ -1,6 +1,7 @@
 package offsets
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,9 +17,16 @@ import (
 // FileStore keeps the position in a small JSON file. A save replaces the file
 // as a whole and returns only when the new one is on disk, so a crash leaves
 // either the old position or the new one.
+//
+// A process that was stopped and replaced, and wakes up, must not put its old
+// position over the new one: a save fails if the file is not as this store left it.
 type FileStore struct {
 	path string
+	seen []byte // what was loaded or saved last; nil: no file, or not loaded yet
 }
+
+// ErrStoreTaken is the error of a save over what another process has stored.
+var ErrStoreTaken = errors.New("another process has stored a position since")
 
 // NewFileStore returns a store at path. Its folder must exist.
 func NewFileStore(path string) *FileStore { return &FileStore{path: path} }
@@ -38,11 +46,13 @@ const corruptHint = "put the file back as it was, or remove it to go on from the
 func (s *FileStore) Load(context.Context) (*Position, error) {
 	data, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
+		s.seen = nil
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read stored position: %w", err)
 	}
+	s.seen = data
 	var f filePosition
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, fmt.Errorf("read stored position: %s: %w; %s", s.path, err, corruptHint)
@@ -63,6 +73,10 @@ func (s *FileStore) Save(_ context.Context, p Position) (err error) {
 	if err != nil {
 		return err
 	}
+	data = append(data, '\n')
+	if now, err := os.ReadFile(s.path); s.seen != nil && err == nil && !bytes.Equal(now, s.seen) {
+		return fmt.Errorf("%s: %w", s.path, ErrStoreTaken)
+	}
 	dir := filepath.Dir(s.path)
 	f, err := os.CreateTemp(dir, filepath.Base(s.path)+".*")
 	if err != nil {
@@ -74,7 +88,7 @@ func (s *FileStore) Save(_ context.Context, p Position) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if _, err = f.Write(append(data, '\n')); err != nil {
+	if _, err = f.Write(data); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {
@@ -86,6 +100,7 @@ func (s *FileStore) Save(_ context.Context, p Position) (err error) {
 	if err = os.Rename(f.Name(), s.path); err != nil {
 		return err
 	}
+	s.seen = data
 	return syncDir(dir)
 }
 

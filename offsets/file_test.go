@@ -2,6 +2,7 @@ package offsets
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,4 +158,31 @@ func TestFileStoreErrors(t *testing.T) {
 			t.Errorf("a failed save left %q", names)
 		}
 	})
+}
+
+// Two processes have the same file. One was stopped and replaced: what it still
+// wants to save is older than what the other has saved.
+func TestFileStoreDoesNotOverwriteAnother(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "position.json")
+	first, second := NewFileStore(path), NewFileStore(path)
+	save(t, first, somePosition)
+	load(t, second)
+	newer := somePosition
+	newer.LSN += 100
+	save(t, second, newer)
+	older := somePosition
+	older.LSN += 50
+	for range 2 {
+		if err := first.Save(ctx, older); !errors.Is(err, ErrStoreTaken) || !strings.Contains(err.Error(), path) {
+			t.Errorf("saved over what another has stored: %v", err)
+		}
+	}
+	if got := load(t, second); got != newer {
+		t.Errorf("loaded %+v, want %+v", got, newer)
+	}
+	// Who has seen what is there may go on.
+	load(t, first)
+	newer.LSN++
+	save(t, first, newer)
 }

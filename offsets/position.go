@@ -24,7 +24,8 @@ type Server struct {
 	// Switches tells where each timeline up to Timeline ended: Switches[t] is
 	// the position at which timeline t was left. Nil when not known.
 	Switches map[int32]pglogrepl.LSN
-	Slot     *Slot // nil: there is no such slot
+	SlotName string // as it is configured
+	Slot     *Slot  // nil: there is no such slot
 }
 
 // Slot is a row of pg_replication_slots.
@@ -35,6 +36,7 @@ type Slot struct {
 	WALStatus      string // reserved, extended, unreserved or lost
 	Invalidation   string // PostgreSQL 16+: why the slot can no longer be used, "" if it can
 	Active         bool   // a connection streams from it
+	Failover       bool   // PostgreSQL 17+: standbys keep copies of it
 }
 
 // Reasons for refusing a position. Each comes wrapped in a *RefusedError.
@@ -69,59 +71,126 @@ const acceptGap = "`outboxd run --accept-gap` goes on from the slot's own positi
 // known; then the slot itself is trusted. The slot being behind the stored
 // position is normal: PostgreSQL writes a slot's position to disk only at a
 // checkpoint, and a crash can come between the store and the slot.
+//
+// What is asked first is what explains the rest: on another server, or on another
+// history of it, the slot says nothing.
 func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
+	if stored != nil {
+		if err := sameHistory(*stored, server); err != nil {
+			return 0, err
+		}
+	}
 	slot := server.Slot
 	if slot == nil {
-		name := "?"
-		if stored != nil {
-			name = stored.Slot
-		}
 		return 0, &RefusedError{ErrSlotGone,
-			fmt.Sprintf("slot %q does not exist, but was confirmed up to %s before", name, storedLSN(stored)),
-			"events written since then are only in the outbox table; after publishing what is missing, remove the stored position and start again, or use `outboxd run --accept-gap`, which makes a new slot"}
+			fmt.Sprintf("slot %q does not exist, but was confirmed up to %s before", server.SlotName, storedLSN(stored)),
+			"it was dropped, or a standby was promoted that did not have it (PostgreSQL 17 and later keep failover slots, see postgres.failover); " +
+				"`outboxd run --accept-gap` makes a new slot: what was committed between is only in the outbox table, insert it again once the new slot streams"}
 	}
-	if slot.Invalidation != "" || slot.WALStatus == "lost" {
-		why := slot.Invalidation
-		if why == "" {
-			why = "its WAL was removed"
-		}
-		return 0, &RefusedError{ErrSlotInvalid,
-			fmt.Sprintf("slot %q, confirmed up to %s, can no longer be read (%s)", slot.Name, slot.ConfirmedFlush, why),
-			"drop it with SELECT pg_drop_replication_slot('" + slot.Name + "'), publish what is missing from the outbox table, and start again with --accept-gap; raise max_slot_wal_keep_size so that it does not happen again"}
+	if err := Usable(slot); err != nil {
+		return 0, err
 	}
 	if stored == nil {
 		return slot.ConfirmedFlush, nil
 	}
-	if stored.SystemID != server.SystemID {
-		return 0, &RefusedError{ErrForeignSystem,
-			fmt.Sprintf("it was made on system %s, this is system %s", stored.SystemID, server.SystemID),
-			"check postgres.dsn; if the database was really replaced, " + acceptGap}
-	}
-	if stored.Slot != slot.Name {
-		return 0, &RefusedError{ErrForeignSlot,
-			fmt.Sprintf("it belongs to slot %q, the configuration names slot %q", stored.Slot, slot.Name),
-			"give each slot a store of its own, or set postgres.slot back; otherwise " + acceptGap}
-	}
-	if stored.Timeline != server.Timeline {
-		left, known := server.Switches[stored.Timeline]
-		if !known || left < stored.LSN {
-			return 0, &RefusedError{ErrForeignTimeline,
-				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
-					stored.LSN, stored.Timeline, server.Timeline, switchText(left, known)),
-				"the server was promoted or restored without the last transactions that were published; compare the outbox table with Kafka, then " + acceptGap}
-		}
-	}
-	if stored.LSN > server.FlushLSN {
-		return 0, &RefusedError{ErrServerBehind,
-			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored.LSN, server.FlushLSN),
-			"the server was restored from a backup or lost its newest WAL; compare the outbox table with Kafka, then " + acceptGap}
-	}
 	if slot.ConfirmedFlush > stored.LSN {
 		return 0, &RefusedError{ErrSlotAhead,
 			fmt.Sprintf("slot %q is confirmed up to %s, the stored position is %s", slot.Name, slot.ConfirmedFlush, stored.LSN),
-			"someone advanced or made the slot anew, and the events between were not published from here; publish what is missing from the outbox table, or go on without it: " + acceptGap}
+			"someone advanced or made the slot anew, and the events between were not published from here; " + acceptGap +
+				": insert what lies between into the outbox table again once it streams"}
 	}
 	return stored.LSN, nil
+}
+
+// sameHistory refuses a position whose place in the WAL this server does not have.
+func sameHistory(stored Position, server Server) error {
+	if stored.SystemID != server.SystemID {
+		return &RefusedError{ErrForeignSystem,
+			fmt.Sprintf("it was made on system %s, this is system %s", stored.SystemID, server.SystemID),
+			"check postgres.dsn; if the database was really replaced, " + acceptGap}
+	}
+	if stored.Slot != server.SlotName {
+		return &RefusedError{ErrForeignSlot,
+			fmt.Sprintf("it belongs to slot %q, the configuration names slot %q", stored.Slot, server.SlotName),
+			"give each slot a store of its own, or set postgres.slot back; otherwise " + acceptGap}
+	}
+	if stored.Timeline > server.Timeline {
+		return &RefusedError{ErrForeignTimeline,
+			fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which is older", stored.LSN, stored.Timeline, server.Timeline),
+			"another server was promoted since, and this one was left behind or restored from a backup: take it out of postgres.dsn, or make it a standby of the other; " +
+				"only if it is to replace the other, " + acceptGap}
+	}
+	if stored.Timeline < server.Timeline {
+		left, known := server.Switches[stored.Timeline]
+		if !known || left < stored.LSN {
+			return &RefusedError{ErrForeignTimeline,
+				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
+					stored.LSN, stored.Timeline, server.Timeline, switchText(left, known)),
+				"the server was promoted or restored without the last transactions that were published: Kafka has events that this database lost; " +
+					"settle these with their consumers, then `outboxd run --accept-gap` goes on from where the histories part"}
+		}
+	}
+	if stored.LSN > server.FlushLSN {
+		return &RefusedError{ErrServerBehind,
+			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored.LSN, server.FlushLSN),
+			"the server was restored from a backup or lost its newest WAL: Kafka has events that this database lost; " +
+				"settle these with their consumers, then " + acceptGap}
+	}
+	return nil
+}
+
+// Usable refuses a slot that PostgreSQL has invalidated: there is nothing to go on
+// from, whatever is accepted.
+func Usable(slot *Slot) error {
+	if slot.Invalidation == "" && slot.WALStatus != "lost" {
+		return nil
+	}
+	why, next := slot.Invalidation, ""
+	switch why {
+	case "", "wal_removed":
+		why, next = "its WAL was removed", "raise max_slot_wal_keep_size"
+	case "idle_timeout":
+		next = "raise idle_replication_slot_timeout"
+	case "wal_level_insufficient":
+		next = "keep wal_level = logical on the primary"
+	default: // rows_removed, or what PostgreSQL 16 calls a conflict
+		next = "set hot_standby_feedback = on on the standby and keep wal_level = logical on the primary"
+	}
+	return &RefusedError{ErrSlotInvalid,
+		fmt.Sprintf("slot %q, confirmed up to %s, can no longer be read (%s)", slot.Name, slot.ConfirmedFlush, why),
+		"drop it with SELECT pg_drop_replication_slot('" + slot.Name + "') and start with --accept-gap, which makes a new one: " +
+			"what was committed between is only in the outbox table, insert it again once the new slot streams; " + next + " so that it does not happen again"}
+}
+
+// Gap is what becomes of a refused position that the operator gave up.
+type Gap struct {
+	Start pglogrepl.LSN // where streaming goes on
+	// From is where the last event ended that is known to be published and to
+	// be of this server's history; 0: not known. What lies between it and Start
+	// is skipped.
+	From pglogrepl.LSN
+}
+
+// AcceptGap decides where to go on on a server whose slot is usable, although
+// Resume refuses the position.
+func AcceptGap(stored *Position, server Server) Gap {
+	at := server.Slot.ConfirmedFlush
+	if stored == nil || stored.SystemID != server.SystemID || stored.Slot != server.SlotName {
+		return Gap{Start: at}
+	}
+	from := stored.LSN
+	if stored.Timeline != server.Timeline {
+		left, known := server.Switches[stored.Timeline]
+		if !known {
+			return Gap{Start: at}
+		}
+		// What was published before the histories parted is of both.
+		from = min(from, left)
+	}
+	if from > server.FlushLSN {
+		return Gap{Start: at} // where the histories parted is not known
+	}
+	return Gap{Start: max(at, from), From: from}
 }
 
 func storedLSN(p *Position) string {

@@ -24,7 +24,7 @@ func TestResume(t *testing.T) {
 		return p
 	}
 	server := func(change func(*Server)) Server {
-		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer,
+		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer, SlotName: "outboxd",
 			Slot: &Slot{Name: "outboxd", ConfirmedFlush: lsnStored, RestartLSN: lsnOlder, WALStatus: "reserved"}}
 		if change != nil {
 			change(&s)
@@ -58,6 +58,17 @@ func TestResume(t *testing.T) {
 			refuse: ErrSlotGone, says: []string{`"outboxd"`, "1/200", "--accept-gap"}},
 		{name: "no slot and nothing stored", server: server(func(s *Server) { s.Slot = nil }),
 			refuse: ErrSlotGone, says: []string{"an unknown position", "--accept-gap"}},
+		{name: "no slot on another system", stored: stored(nil), server: server(func(s *Server) { s.SystemID, s.Slot = "9999", nil }),
+			refuse: ErrForeignSystem, says: []string{"7301", "9999"}},
+		{name: "no slot on a promoted standby that lacks the newest", stored: stored(nil), server: server(func(s *Server) {
+			s.Timeline, s.Switches, s.Slot = 3, map[int32]pglogrepl.LSN{2: lsnOlder}, nil
+		}), refuse: ErrForeignTimeline, says: []string{"from where the histories part"}},
+		{name: "no slot on a server that is behind", stored: stored(nil), server: server(func(s *Server) {
+			s.FlushLSN, s.Slot = lsnOlder, nil
+		}), refuse: ErrServerBehind},
+		{name: "invalidated by a conflict", stored: stored(nil),
+			server: server(func(s *Server) { s.Slot.Invalidation = "rows_removed" }),
+			refuse: ErrSlotInvalid, says: []string{"rows_removed", "hot_standby_feedback"}},
 		{name: "the slot is invalidated", stored: stored(nil),
 			server: server(func(s *Server) { s.Slot.Invalidation = "idle_timeout" }),
 			refuse: ErrSlotInvalid, says: []string{"idle_timeout", "1/200", "pg_drop_replication_slot('outboxd')", "--accept-gap"}},
@@ -118,5 +129,41 @@ func TestResumeNamesTheDeepestReason(t *testing.T) {
 		Slot: &Slot{Name: "other", ConfirmedFlush: lsnNewer}})
 	if !errors.Is(err, ErrForeignSystem) {
 		t.Errorf("%v, want %v", err, ErrForeignSystem)
+	}
+}
+
+func TestAcceptGap(t *testing.T) {
+	stored := &Position{SystemID: "7301", Timeline: 2, Slot: "outboxd", LSN: lsnStored}
+	tests := []struct {
+		name   string
+		stored *Position
+		change func(*Server)
+		want   Gap
+	}{
+		{"the slot is ahead", stored, func(s *Server) { s.Slot.ConfirmedFlush = lsnNewer }, Gap{Start: lsnNewer, From: lsnStored}},
+		{"the slot is new, nothing is known", nil, func(s *Server) { s.Slot.ConfirmedFlush = lsnNewer }, Gap{Start: lsnNewer}},
+		{"another system", stored, func(s *Server) { s.SystemID = "9999" }, Gap{Start: lsnOlder}},
+		{"another slot", stored, func(s *Server) { s.SlotName = "orders" }, Gap{Start: lsnOlder}},
+		// What was published before the histories parted is not repeated, what
+		// came after it not skipped.
+		{"another history", stored, func(s *Server) {
+			s.Timeline, s.Switches, s.FlushLSN = 3, map[int32]pglogrepl.LSN{2: lsnOlder + 8}, lsnNewer
+		}, Gap{Start: lsnOlder + 8, From: lsnOlder + 8}},
+		{"another history and a new slot", stored, func(s *Server) {
+			s.Timeline, s.Switches, s.Slot.ConfirmedFlush = 3, map[int32]pglogrepl.LSN{2: lsnOlder}, lsnNewer
+		}, Gap{Start: lsnNewer, From: lsnOlder}},
+		{"a history that is not known", stored, func(s *Server) { s.Timeline = 3 }, Gap{Start: lsnOlder}},
+		{"an older history", stored, func(s *Server) { s.Timeline = 1 }, Gap{Start: lsnOlder}},
+		{"a server that is behind", stored, func(s *Server) { s.FlushLSN = lsnOlder + 8 }, Gap{Start: lsnOlder}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			server := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer, SlotName: "outboxd",
+				Slot: &Slot{Name: "outboxd", ConfirmedFlush: lsnOlder}}
+			test.change(&server)
+			if got := AcceptGap(test.stored, server); got != test.want {
+				t.Errorf("%+v, want %+v", got, test.want)
+			}
+		})
 	}
 }

@@ -37,6 +37,9 @@ type Options struct {
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
 	Log          zerolog.Logger
+	// PauseLimit is how long the process may be stopped before the sink gives up
+	// what is buffered, because another process may have taken over. 0: for ever.
+	PauseLimit time.Duration
 	// OnAck, if set, is called for each acknowledged event from the client's
 	// goroutine, before its receipt is told.
 	OnAck func(topic string, committed, acked time.Time)
@@ -68,6 +71,7 @@ type Kafka struct {
 	// sending is the context of every record. It ends with ctx, and already
 	// when the client reads that a batch was refused: see refusals.
 	sending context.Context
+	pauses  pauses
 
 	inFlight atomic.Int64
 	// progress is when Kafka last acknowledged something, or when the first
@@ -92,6 +96,8 @@ func New(o Options) (*Kafka, error) {
 		topics:     make(map[string]limit),
 	}
 	k.finish = k.finished
+	now := time.Now()
+	k.pauses.beat.Store(&now)
 	codec, err := compression(o.Compression)
 	if err != nil {
 		return nil, err
@@ -119,13 +125,11 @@ func New(o Options) (*Kafka, error) {
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.RetryBackoffFn(retryBackoff),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
+		kgo.Dialer(k.dial(o.TLS)),
 	}
 	if !o.CreateTopics.Enabled {
 		// The broker's own setting decides, as for any producer.
 		opts = append(opts, kgo.AllowAutoTopicCreation())
-	}
-	if o.TLS != nil {
-		opts = append(opts, kgo.DialTLSConfig(o.TLS))
 	}
 	if o.SASL != nil {
 		opts = append(opts, kgo.SASL(o.SASL))
@@ -135,6 +139,9 @@ func New(o Options) (*Kafka, error) {
 		return nil, fmt.Errorf("configure Kafka client: %w", err)
 	}
 	k.admin = kadm.NewClient(k.client)
+	if k.pauses.limit = o.PauseLimit; k.pauses.limit > 0 {
+		go k.alive() // until Close, at the latest
+	}
 	return k, nil
 }
 

@@ -22,8 +22,9 @@ type Postgres struct {
 	// the cost of load and latency. Defaults to wal.
 	Mode string `yaml:"mode" default:"wal" enum:"wal,polling" unbuilt:"polling"`
 	// Failover makes the slot one that PostgreSQL 17 and later copies to its
-	// standbys, so that it outlives the primary: on, off, or auto for on where
-	// the server can. Defaults to auto.
+	// standbys, so that it outlives the primary: on, which also changes a slot
+	// that is there, off, or auto, which makes a new slot one where the server
+	// can. Defaults to auto.
 	Failover string `yaml:"failover" default:"auto" enum:"auto,on,off"`
 }
 

@@ -37,7 +37,7 @@ func (p *Pipeline) backfill(ctx, hurry context.Context) error {
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return err
 	}
-	p.backend, p.catalog = conn.Backend(), conn.Catalog()
+	p.backend, p.catalog, p.keeps = conn.Backend(), conn.Catalog(), conn.Keeps()
 	snapshot, err := conn.Snapshot(ctx)
 	if snapshot == nil || err != nil {
 		return err

@@ -9,10 +9,10 @@
 // position to the store and to PostgreSQL.
 //
 // A session is one replication connection. A fault of PostgreSQL ends the
-// session only: what was sent is waited for, and the next session goes on behind
-// it; so does a fault of the schema registry, which an event has to wait for. A
-// failed delivery ends the session and the sink: the next session starts again
-// from the last confirmed position.
+// session only: what was sent is waited for, not too long, and the next session
+// goes on behind it; so does a fault of the schema registry, which an event has to
+// wait for. A failed delivery ends the session and the sink: the next session starts
+// again from the last confirmed position.
 package pipeline
 
 import (
@@ -76,6 +76,8 @@ type Pipeline struct {
 	// backend is the server process of the last session, catalog its database.
 	backend replication.Backend
 	catalog replication.Catalog
+	// keeps is how long the server keeps the slot for us if we are stopped.
+	keeps time.Duration
 	// stray warns once of messages that are not events.
 	stray sync.Once
 }
@@ -219,6 +221,7 @@ func (p *Pipeline) stages() (*session, error) {
 	if p.sink == nil {
 		o := p.o.Sink
 		o.Value.Source = source
+		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
 		if p.sink, err = sink.New(o); err != nil {
 			return nil, err
 		}
@@ -246,7 +249,7 @@ func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	p.backend, p.catalog = conn.Backend(), conn.Catalog()
+	p.backend, p.catalog, p.keeps = conn.Backend(), conn.Catalog(), conn.Keeps()
 	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
 	return stream, nil
 }
@@ -255,31 +258,38 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	server, err := conn.Prepare(ctx, p.known == nil || p.o.AcceptGap)
+	server, err := conn.Prepare(ctx, p.known == nil)
 	if err != nil {
 		return nil, err
 	}
-	if p.shared && server.Slot != nil {
-		// Read after the slot and before the end of the WAL: another process
-		// that confirms meanwhile stores a position before the slot has it and
-		// after the WAL does, so neither can seem to contradict the store.
-		if p.known, err = p.stored(ctx); err != nil {
-			return nil, err
-		}
-		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
-			return nil, err
-		}
+	start, err := p.resume(ctx, conn, &server)
+	if errors.Is(err, offsets.ErrSlotAhead) && p.o.Store != nil && !p.shared {
+		// While we were cut off another process had the slot, and has given it
+		// back: the store knows how far it came.
+		p.shared = true
+		start, err = p.resume(ctx, conn, &server)
 	}
-	start, err := offsets.Resume(p.known, server)
+	var gap *offsets.Gap
+	var refused *offsets.RefusedError
 	switch {
 	case errors.Is(err, offsets.ErrSlotAhead) && server.Slot.Active:
 		// Another process has taken over while we were cut off.
 		p.shared = true
 		return nil, replication.SlotInUse(fmt.Errorf("it was confirmed up to %s meanwhile", server.Slot.ConfirmedFlush))
-	case err != nil && (!p.o.AcceptGap || errors.Is(err, offsets.ErrSlotGone) || errors.Is(err, offsets.ErrSlotInvalid)):
-		return nil, err // there is nothing to go on from
+	case errors.As(err, &refused) && p.o.AcceptGap:
+		if server.Slot == nil {
+			if server.Slot, err = conn.MakeSlot(ctx); err != nil {
+				return nil, err
+			}
+			server.FlushLSN = max(server.FlushLSN, server.Slot.ConfirmedFlush)
+		}
+		if err := offsets.Usable(server.Slot); err != nil {
+			return nil, err
+		}
+		accepted := offsets.AcceptGap(p.known, server)
+		gap, start = &accepted, accepted.Start
 	case err != nil:
-		start = server.Slot.ConfirmedFlush
+		return nil, err
 	}
 	if from := p.o.From; from != 0 {
 		window, err := offsets.WindowOf(server)
@@ -295,15 +305,14 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
 	changed := p.known == nil || *p.known != known
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
-	stream, startErr := conn.Start(ctx, start, p.memory)
-	if startErr != nil {
-		p.shared = p.shared || errors.Is(startErr, replication.ErrSlotActive)
-		return nil, startErr
-	}
-	if err != nil {
-		p.log.Warn().Err(err).Stringer("from", start).
-			Msg("going on from the slot's own position; events before it that were not published are skipped (--accept-gap)")
+	if gap != nil {
+		p.logGap(refused, *gap)
 		p.published = decoder.Position{}
+	}
+	stream, err := conn.Start(ctx, start, p.memory)
+	if err != nil {
+		p.shared = p.shared || errors.Is(err, replication.ErrSlotActive)
+		return nil, err
 	}
 	// Only who has the slot may write the store: another process may still
 	// have written newer positions until now.
@@ -316,6 +325,37 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	p.shared = false
 	p.o.AcceptGap, p.o.From = false, 0 // they are for the start only
 	return stream, nil
+}
+
+// resume asks what is stored, if another process may have written it, and decides
+// where to go on.
+func (p *Pipeline) resume(ctx context.Context, conn *replication.Conn, server *offsets.Server) (pglogrepl.LSN, error) {
+	if p.shared && server.Slot != nil {
+		// Read after the slot and before the end of the WAL: another process
+		// that confirms meanwhile stores a position before the slot has it and
+		// after the WAL does, so neither can seem to contradict the store.
+		var err error
+		if p.known, err = p.stored(ctx); err != nil {
+			return 0, err
+		}
+		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return offsets.Resume(p.known, *server)
+}
+
+// logGap says what is given up with a refused position. known is the new one.
+func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
+	event := p.log.Warn().Err(refused).Stringer("to", gap.Start)
+	switch {
+	case gap.From == 0:
+		event.Msg("going on from the slot's own position; what was committed before it and not published is skipped (--accept-gap)")
+	case gap.From < gap.Start:
+		event.Stringer("from", gap.From).Msg("transactions that end after from, up to to, are skipped (--accept-gap)")
+	default:
+		event.Stringer("from", gap.From).Msg("going on from there; nothing of this server is skipped (--accept-gap)")
+	}
 }
 
 // stored is what the store holds, nil when there is nothing or no store.

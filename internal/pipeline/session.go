@@ -260,28 +260,44 @@ func (s *session) watch(ctx context.Context) {
 
 // sinkFailed ends the sink. The next session starts from what was confirmed.
 func (s *session) sinkFailed() error {
-	s.tracker.Fail()
 	err := s.sink.Err()
-	s.sink.Close()
-	s.p.sink = nil
-	s.finalCommit()
+	s.abandon()
 	if errors.Is(err, sink.ErrUndeliverable) {
 		return &replication.Error{Err: fmt.Errorf("%w: %w", ErrPoison, err), Hint: poisonHint}
 	}
 	return err
 }
 
+// abandon ends the sink with what is in flight in it.
+func (s *session) abandon() {
+	s.tracker.Fail()
+	s.sink.Close()
+	s.p.sink = nil
+	s.finalCommit()
+}
+
+// settleLimit is how long Kafka may take to acknowledge what was sent before the
+// stream ended. The slot is free meanwhile, and another process may take over: what
+// arrives later may arrive behind newer events of its keys.
+const settleLimit = 10 * time.Second
+
 // settle follows on a fault of PostgreSQL: everything sent is waited for, so
-// that the next session can go on behind it. A stop bounds the wait.
+// that the next session can go on behind it. What Kafka does not acknowledge in
+// time is given up, and sent again by who has the slot next.
 func (s *session) settle(ctx, hurry context.Context) error {
 	s.stream.Close() // the slot is free for the next session, or another process
 	drained := s.tracker.Drained()
+	late := time.After(settleLimit)
 	var giveUp <-chan time.Time
 	for {
 		select {
 		case <-drained:
 			s.finalCommit()
 			return nil
+		case <-late:
+			n := s.sink.InFlight()
+			s.abandon()
+			return fmt.Errorf("the stream has ended and Kafka has not acknowledged %d events for %s: they are given up, and published again after the last confirmed position", n, settleLimit)
 		case <-s.sink.Failed():
 			return s.sinkFailed()
 		case <-ctx.Done():
@@ -343,6 +359,7 @@ func (s *session) finalCommit() {
 	lsn, err := s.committer.Commit(context.Background())
 	if err != nil {
 		s.p.log.Warn().Err(err).Msg("the last position was not stored; events after the stored one are published again")
+		s.p.shared = true // see what is stored before the next session
 	}
 	s.p.known.LSN = lsn
 }

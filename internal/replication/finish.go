@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Finish tells the server the confirmed position for the last time, reads it
@@ -23,7 +23,7 @@ func (s *Stream) Finish(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- waitConfirmed(ctx, o, pglogrepl.LSN(s.confirmed.Load())) }()
+	go func() { done <- waitConfirmed(ctx, s.conn.RemoteAddr(), o, pglogrepl.LSN(s.confirmed.Load())) }()
 	scratch := make([]byte, 64<<10)
 	for {
 		select {
@@ -44,12 +44,8 @@ func (s *Stream) Finish(ctx context.Context, o Options) error {
 
 // waitConfirmed asks, over a connection of its own, until the slot has the
 // position.
-func waitConfirmed(ctx context.Context, o Options, want pglogrepl.LSN) error {
-	cfg, err := parseDSN(o.DSN)
-	if err != nil {
-		return err
-	}
-	pg, err := pgconn.ConnectConfig(ctx, cfg)
+func waitConfirmed(ctx context.Context, addr net.Addr, o Options, want pglogrepl.LSN) error {
+	pg, err := connectBeside(ctx, addr, o)
 	if err != nil {
 		return fmt.Errorf("read back the slot's position: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -73,6 +74,9 @@ type Conn struct {
 	catalog Catalog
 	backend Backend
 	timeout time.Duration // wal_sender_timeout, 0: none
+	standby bool          // the server is one, and the DSN asks for one
+	// published says that the publication was there before us.
+	published bool
 }
 
 // dialTimeout bounds a connection attempt to one host, if the DSN has no
@@ -105,8 +109,8 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	p := cfg.RuntimeParams
 	p["replication"] = "database"
 	textOutput(p)
-	// The server tells by a warning that a publication is missing: see
-	// missedPublication.
+	// The server tells by a warning that a publication is missing, or what it
+	// waits for: see Stream.notice.
 	p["client_min_messages"] = "warning"
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
 	if err == nil && pg.ParameterStatus("server_encoding") == "SQL_ASCII" {
@@ -120,11 +124,11 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
 	}
 	c := &Conn{pg: pg, o: o}
-	if c.sql, err = connectBeside(ctx, pg, o); err != nil {
+	if c.sql, err = connectBeside(ctx, pg.Conn().RemoteAddr(), o); err != nil {
 		c.Close()
 		return nil, err
 	}
-	if err := c.identify(ctx); err != nil {
+	if err := c.identify(ctx, meansStandby(cfg)); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -143,9 +147,26 @@ func textOutput(parameters map[string]string) {
 	parameters["client_encoding"] = "UTF8"
 }
 
-// connectBeside opens an ordinary connection to the server that pg reached, also
-// when the DSN names several.
-func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options, parameters ...func(map[string]string)) (*pgconn.PgConn, error) {
+// meansStandby tells a DSN that asks for a standby. Any other that ends at one has
+// met a server that was replaced, or is about to be promoted.
+func meansStandby(cfg *pgconn.Config) bool {
+	if cfg.ValidateConnect == nil {
+		return false
+	}
+	validate := reflect.ValueOf(cfg.ValidateConnect).Pointer()
+	for _, standby := range []pgconn.ValidateConnectFunc{
+		pgconn.ValidateConnectTargetSessionAttrsStandby, pgconn.ValidateConnectTargetSessionAttrsReadOnly,
+	} {
+		if validate == reflect.ValueOf(standby).Pointer() {
+			return true
+		}
+	}
+	return false
+}
+
+// connectBeside opens an ordinary connection to the server at addr, also when the
+// DSN names several, and whatever the server has become meanwhile.
+func connectBeside(ctx context.Context, addr net.Addr, o Options, parameters ...func(map[string]string)) (*pgconn.PgConn, error) {
 	cfg, err := parseDSN(o.DSN)
 	if err != nil {
 		return nil, err
@@ -153,10 +174,11 @@ func connectBeside(ctx context.Context, pg *pgconn.PgConn, o Options, parameters
 	for _, set := range parameters {
 		set(cfg.RuntimeParams)
 	}
-	dial, addr := cfg.DialFunc, pg.Conn().RemoteAddr()
+	dial := cfg.DialFunc
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx, addr.Network(), addr.String())
 	}
+	cfg.ValidateConnect = nil
 	sql, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", connectHint(err))
@@ -179,7 +201,7 @@ func connectHint(err error) error {
 	return err
 }
 
-func (c *Conn) identify(ctx context.Context) error {
+func (c *Conn) identify(ctx context.Context, meansStandby bool) error {
 	var err error
 	if c.system, err = pglogrepl.IdentifySystem(ctx, c.pg); err != nil {
 		return fmt.Errorf("identify system: %w", err)
@@ -202,8 +224,13 @@ func (c *Conn) identify(ctx context.Context) error {
 	if ms, err := strconv.Atoi(row[2]); err == nil {
 		c.timeout = time.Duration(ms) * time.Millisecond
 	}
-	if row[3] == "t" && c.version < 160000 {
+	c.standby = row[3] == "t"
+	switch {
+	case c.standby && c.version < 160000:
 		return &Error{errors.New("the server is a standby"), "before PostgreSQL 16 a standby cannot decode; add target_session_attrs=primary to postgres.dsn"}
+	case c.standby && !meansStandby:
+		return &Error{errors.New("the server is a standby"),
+			"outboxd waits until it is promoted; add target_session_attrs=primary to postgres.dsn, or target_session_attrs=standby to stream from a standby"}
 	}
 	if c.backend = (Backend{c.pg.PID(), row[4]}); c.backend.Started == "" {
 		return &Error{errors.New("two connections to the same address reached two servers"),
@@ -246,6 +273,16 @@ func (c *Conn) domains(ctx context.Context) (map[uint32]uint32, error) {
 // Backend identifies the replication connection's server process.
 func (c *Conn) Backend() Backend { return c.backend }
 
+// Keeps returns how long the server keeps the slot for a process that is stopped,
+// at least.
+func (c *Conn) Keeps() time.Duration {
+	if c.timeout <= 0 {
+		return silentAfter
+	}
+	// It counts from the last status, which may be statusEvery old.
+	return c.timeout - min(statusAtLeast, c.timeout/3)
+}
+
 // System returns the server's identity: a position of now.
 func (c *Conn) System() (systemID string, timeline int32) {
 	return c.system.SystemID, c.system.Timeline
@@ -283,8 +320,17 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 	if err := c.preparePublication(ctx, partitioned, slot); err != nil {
 		return offsets.Server{}, err
 	}
-	if slot == nil && first {
-		if slot, err = c.makeSlot(ctx); err != nil {
+	switch {
+	case slot == nil && first:
+		if slot, err = c.MakeSlot(ctx); err != nil {
+			return offsets.Server{}, err
+		}
+		if c.published && !c.standby {
+			c.o.Log.Warn().Str("slot", c.o.Slot).Msg("the publication was there and the slot was not; if it was used before " +
+				"(and is gone because a standby was promoted, or it was dropped), what was committed meanwhile is only in the outbox table")
+		}
+	case slot != nil:
+		if err := c.ensureFailover(ctx, slot); err != nil {
 			return offsets.Server{}, err
 		}
 	}
@@ -293,6 +339,7 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 		Timeline: c.system.Timeline,
 		FlushLSN: c.system.XLogPos,
 		Switches: c.switches(ctx),
+		SlotName: c.o.Slot,
 		Slot:     slot,
 	}, nil
 }
@@ -370,6 +417,12 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 		c.o.Log.Debug().Err(err).Msg("the receive buffer was left as it is: streaming may be slower")
 	}
 	s := newStream(hijacked.Conn, memory, statusEvery, start)
+	s.log = c.o.Log
+	if c.timeout > 0 {
+		// No later than the server gives us up, and lets another process in.
+		s.silentAfter = min(s.silentAfter, c.timeout)
+		s.probeAfter = min(s.probeAfter, s.silentAfter/3)
+	}
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
 	if err := s.start(c.o.Slot, c.o.Publication, c.o.MessagePrefix != "", start); err != nil {

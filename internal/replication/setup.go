@@ -88,6 +88,9 @@ func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *o
 		if slot != nil {
 			return publicationMissed(c.o, errors.New("it does not exist"))
 		}
+		if c.standby {
+			return setupError("create it on the primary (`outboxd init` prints the SQL)", "publication %s does not exist, and this is a standby", name)
+		}
 		_, err := c.rows(ctx, CreatePublicationSQL(c.o.Publication, c.o.Schema, c.o.Table))
 		switch sqlState(err) {
 		case "":
@@ -103,6 +106,7 @@ func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *o
 		c.o.Log.Info().Str("publication", c.o.Publication).Msg("publication created")
 		return nil
 	}
+	c.published = true
 	if c.o.Table == "" {
 		return nil // messages do not depend on what it publishes
 	}
@@ -161,16 +165,16 @@ func CreatePublicationSQL(publication, schema, table string) string {
 
 // slot reads the slot, nil when there is none.
 func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
-	invalidation := "NULL"
+	invalidation, failover, synced := "NULL", "false", "false"
 	switch {
 	case c.version >= 170000:
-		invalidation = "invalidation_reason"
+		invalidation, failover, synced = "invalidation_reason", "failover", "synced"
 	case c.version >= 160000:
 		invalidation = "CASE WHEN conflicting THEN 'conflict with recovery' END"
 	}
 	rows, err := c.rows(ctx, fmt.Sprintf(`SELECT slot_type, plugin, database = current_database(), wal_status, %s,
-		coalesce(confirmed_flush_lsn, '0/0'), coalesce(restart_lsn, '0/0'), active
-		FROM pg_replication_slots WHERE slot_name = %s`, invalidation, quote(c.o.Slot)))
+		coalesce(confirmed_flush_lsn, '0/0'), coalesce(restart_lsn, '0/0'), active, %s, %s
+		FROM pg_replication_slots WHERE slot_name = %s`, invalidation, failover, synced, quote(c.o.Slot)))
 	if err != nil {
 		return nil, fmt.Errorf("read replication slot: %w", err)
 	}
@@ -187,8 +191,11 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 	case r[2] != "t":
 		return nil, setupError("name another slot in postgres.slot, or correct the database in postgres.dsn",
 			"slot %q belongs to another database", c.o.Slot)
+	case c.standby && r[9] == "t":
+		return nil, setupError("name another slot in postgres.slot, which is then made on the standby itself",
+			"slot %q is the standby's copy of the primary's slot", c.o.Slot)
 	}
-	slot := &offsets.Slot{Name: c.o.Slot, WALStatus: r[3], Invalidation: r[4], Active: r[7] == "t"}
+	slot := &offsets.Slot{Name: c.o.Slot, WALStatus: r[3], Invalidation: r[4], Active: r[7] == "t", Failover: r[8] == "t"}
 	if slot.ConfirmedFlush, err = pglogrepl.ParseLSN(r[5]); err != nil {
 		return nil, fmt.Errorf("read replication slot: %w", err)
 	}
@@ -198,17 +205,47 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 	return slot, nil
 }
 
-// makeSlot creates the slot. It waits for the transactions that are running.
-func (c *Conn) makeSlot(ctx context.Context) (*offsets.Slot, error) {
+// ensureFailover makes a slot one that standbys keep, if the options demand it,
+// and otherwise says that it is none.
+func (c *Conn) ensureFailover(ctx context.Context, slot *offsets.Slot) error {
+	if c.version < 170000 || c.standby || c.o.Failover == "off" || slot.Failover || slot.Active || slot.Invalidation != "" {
+		return nil
+	}
+	if c.o.Failover != "on" || !c.o.Create {
+		c.o.Log.Warn().Str("slot", c.o.Slot).
+			Msg("the slot is not a failover slot: it is lost when a standby is promoted; postgres.failover: on makes it one, off says that this is meant")
+		return nil
+	}
+	err := c.pg.Exec(ctx, fmt.Sprintf(`ALTER_REPLICATION_SLOT "%s" (FAILOVER true)`, c.o.Slot)).Close()
+	if sqlState(err) == objectInUse {
+		return SlotInUse(err)
+	}
+	if err != nil {
+		return fmt.Errorf("make slot %q a failover slot: %w", c.o.Slot, err)
+	}
+	c.o.Log.Info().Str("slot", c.o.Slot).Msg("the slot is a failover slot now")
+	return nil
+}
+
+// MakeSlot creates the slot. It waits for the transactions that are running.
+func (c *Conn) MakeSlot(ctx context.Context) (*offsets.Slot, error) {
 	if !c.o.Create {
 		return nil, setupError("create it (`outboxd init` prints the SQL) or set postgres.create: true",
 			"replication slot %q does not exist", c.o.Slot)
 	}
-	sql, err := CreateSlotSQL(c.o.Slot, c.o.Failover, c.version)
+	failover, wait := c.o.Failover, "creating the replication slot; this waits for transactions that are running"
+	if c.standby {
+		if failover == "on" {
+			return nil, setupError("set it to auto or off", "postgres.failover: on: a slot on a standby cannot be a failover slot")
+		}
+		failover, wait = "off", "creating the replication slot; on a standby this waits until the primary logs its running transactions, "+
+			"which SELECT pg_log_standby_snapshot() on the primary does at once"
+	}
+	sql, err := CreateSlotSQL(c.o.Slot, failover, c.version)
 	if err != nil {
 		return nil, err
 	}
-	c.o.Log.Info().Str("slot", c.o.Slot).Msg("creating the replication slot; this waits for transactions that are running")
+	c.o.Log.Info().Str("slot", c.o.Slot).Msg(wait)
 	_, err = c.rows(ctx, sql)
 	switch sqlState(err) {
 	case duplicateObject:

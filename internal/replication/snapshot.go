@@ -145,7 +145,7 @@ func (c *Conn) tableFiles(ctx context.Context) (string, error) {
 // prints values as the stream does, and has locked the table against changes of
 // its form. The caller closes it.
 func (s *Snapshot) Open(ctx context.Context) (_ *pgconn.PgConn, err error) {
-	pg, err := connectBeside(ctx, s.c.pg, s.c.o, textOutput)
+	pg, err := connectBeside(ctx, s.c.pg.Conn().RemoteAddr(), s.c.o, textOutput)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/rs/zerolog"
 
 	"outboxd/offsets"
 )
@@ -28,6 +29,8 @@ const (
 	// wal_sender_timeout does not ask for more.
 	statusAtLeast = 10 * time.Second
 	writeTimeout  = 10 * time.Second
+	// noticeEvery is how often the same warning of the server is logged.
+	noticeEvery = 30 * time.Second
 	// maxFrame is the most that a frame may claim: PostgreSQL's limit of 1 GB
 	// for a message, and a little for its headers.
 	maxFrame = 1<<30 + 1<<20
@@ -45,11 +48,17 @@ type Stream struct {
 	r, w  int // block.buf[r:w] is read and not yet handed out
 
 	statusEvery  time.Duration
+	probeAfter   time.Duration
+	silentAfter  time.Duration
 	lastStatus   time.Time
 	lastReceived time.Time
 	replyDue     bool
 	probed       bool
 	newest       uint64 // the highest position of any frame
+
+	log       zerolog.Logger
+	noticed   string // the last warning that was logged
+	noticedAt time.Time
 
 	// Of any goroutine.
 	confirmed   atomic.Uint64
@@ -81,7 +90,7 @@ type Frame struct {
 // confirmed position, which the first status update repeats.
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
-	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, lastStatus: now, lastReceived: now}
+	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
 	s.pace.readable = readable(conn)
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
@@ -116,7 +125,7 @@ func (s *Stream) Next() (Frame, error) {
 		case 'E':
 			return Frame{}, fmt.Errorf("read replication stream: %w", serverError(body[5:]))
 		case 'N':
-			if err := missedPublication(body[5:]); err != nil {
+			if err := s.notice(body[5:]); err != nil {
 				return Frame{}, fmt.Errorf("read replication stream: %w", err)
 			}
 		case 'S':
@@ -243,13 +252,13 @@ func (s *Stream) statusNow() error {
 	now := time.Now()
 	s.alive.Store(now.UnixNano())
 	silent := now.Sub(s.lastReceived)
-	if silent >= silentAfter {
+	if silent >= s.silentAfter {
 		return &Error{
 			Err:  fmt.Errorf("%w: nothing was received for %s, not even an answer", ErrSilent, silent.Round(time.Second)),
 			Hint: "the connection is given up and made anew",
 		}
 	}
-	probe := silent >= probeAfter && !s.probed
+	probe := silent >= s.probeAfter && !s.probed
 	if s.statusDue.Swap(false) || s.replyDue || probe || now.Sub(s.lastStatus) >= s.statusEvery {
 		if err := s.send(now, probe); err != nil {
 			return err
@@ -259,7 +268,7 @@ func (s *Stream) statusNow() error {
 		s.lastStatus = now
 	}
 	wake := s.lastStatus.Add(s.statusEvery)
-	for _, limit := range []time.Duration{probeAfter, silentAfter} {
+	for _, limit := range []time.Duration{s.probeAfter, s.silentAfter} {
 		if at := s.lastReceived.Add(limit); at.After(now) && at.Before(wake) {
 			wake = at
 		}
@@ -372,19 +381,28 @@ func (s *Stream) Close() {
 	}
 }
 
-// missedPublication looks for the notice of a publication that did not exist when
-// events were written. Before PostgreSQL 18 that was an error; since then the
-// server warns, and passes the events over.
-func missedPublication(body []byte) error {
+// notice looks at what the server says beside the stream. One is an error: that a
+// publication did not exist when events were written. Before PostgreSQL 18 the
+// server made it one itself; since then it warns, and passes the events over. It
+// shares its SQLSTATE with others, and messages are translated, so what tells it
+// apart is the function that it comes from.
+//
+// Other warnings say what the server waits for, above all for a standby of
+// synchronized_standby_slots, and are logged.
+func (s *Stream) notice(body []byte) error {
 	var m pgproto3.NoticeResponse
 	if err := m.Decode(body); err != nil {
 		return err
 	}
-	// "skipped loading publication \"%s\"", pgoutput's LoadPublications.
-	if m.Code != objectNotInPrerequisiteState {
-		return nil
+	if m.Code == objectNotInPrerequisiteState && m.Routine == "LoadPublications" {
+		return fmt.Errorf("%w: %s; %s", errPublicationMissed, m.Message, m.Detail)
 	}
-	return fmt.Errorf("%w: %s; %s", errPublicationMissed, m.Message, m.Detail)
+	// The server repeats it each time it looks.
+	if now := time.Now(); m.Message != s.noticed || now.Sub(s.noticedAt) >= noticeEvery {
+		s.noticed, s.noticedAt = m.Message, now
+		s.log.Warn().Str("detail", m.Detail).Str("hint", m.Hint).Msg("PostgreSQL warns: " + m.Message)
+	}
+	return nil
 }
 
 // serverError decodes an ErrorResponse.

@@ -1,0 +1,70 @@
+package sink
+
+import (
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// The clock is set back on the sink instead of stopping the process.
+func TestNothingIsSentAfterAPause(t *testing.T) {
+	c := broker(t, 1)
+	s := &sender{t: t, k: open(t, c, func(o *Options) { o.PauseLimit = time.Hour })}
+	s.send(testTopic, "k", "0")
+	s.delivered()
+	short := time.Now().Add(-time.Hour + time.Minute)
+	s.k.pauses.beat.Store(&short)
+	s.send(testTopic, "k", "1")
+	s.delivered()
+
+	long := time.Now().Add(-2 * time.Hour)
+	s.k.pauses.beat.Store(&long)
+	s.send(testTopic, "k", "2")
+	select {
+	case <-s.k.Failed():
+	case <-time.After(patience):
+		t.Fatal("the sink did not fail")
+	}
+	err := s.k.Err()
+	s.k.Close() // the client would try again for ever, in vain
+	s.settled()
+	var failure *FailedError
+	if !errors.As(err, &failure) || !errors.Is(err, ErrPaused) || errors.Is(err, ErrUndeliverable) {
+		t.Errorf("the sink fails with %v", err)
+	}
+	says(t, err, "2h0m0s", "another may have taken over")
+	if n := appended(t, c, testTopic); n != 2 {
+		t.Errorf("%d records arrived, want 2", n)
+	}
+}
+
+// While the process runs it is not taken for one that was stopped.
+func TestProcessThatRunsIsNotPaused(t *testing.T) {
+	c := broker(t, 1)
+	const limit = 2 * time.Second
+	s := &sender{t: t, k: open(t, c, func(o *Options) { o.PauseLimit = limit })}
+	before := *s.k.pauses.beat.Load()
+	for deadline := time.Now().Add(patience); s.k.pauses.beat.Load().Equal(before); {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing notes that the process runs")
+		}
+		time.Sleep(limit / 20)
+	}
+	s.send(testTopic, "k", "0")
+	s.delivered()
+}
+
+func TestTLS(t *testing.T) {
+	server := httptest.NewTLSServer(nil)
+	t.Cleanup(server.Close)
+	c := broker(t, 1, kfake.TLS(&tls.Config{Certificates: server.TLS.Certificates}))
+	roots := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	s := &sender{t: t, k: open(t, c, func(o *Options) { o.TLS = &tls.Config{RootCAs: roots} })}
+	s.send(testTopic, "k", "0")
+	s.delivered()
+}
