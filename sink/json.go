@@ -138,12 +138,16 @@ func (o *object) payload(name, what string) {
 	case decoder.JSONOID, decoder.JSONBOID:
 		o.b = append(o.b, v...)
 	case decoder.ByteaOID:
-		o.b = append(o.b, '"')
-		o.b = base64.StdEncoding.AppendEncode(o.b, v)
-		o.b = append(o.b, '"')
+		o.base64(v)
 	default:
 		o.quoted(v, what)
 	}
+}
+
+func (o *object) base64(v []byte) {
+	o.b = append(o.b, '"')
+	o.b = base64.StdEncoding.AppendEncode(o.b, v)
+	o.b = append(o.b, '"')
 }
 
 // quoted writes a JSON string. what names the value in an error.

@@ -22,6 +22,7 @@ type Value struct {
 	NullIsError      bool   // a NULL payload is an error, not a tombstone
 	EmptyIsTombstone bool   // a payload of white space only is a tombstone
 	Timestamp        Timestamp
+	Connect          *Connect // for format Debezium
 }
 
 // Format is the form of a record's value.
@@ -31,6 +32,7 @@ const (
 	Raw         Format = iota // the payload's own bytes
 	JSON                      // an envelope
 	CloudEvents               // CloudEvents' JSON format: structured mode
+	Debezium                  // as Debezium's outbox event router
 )
 
 // Timestamp says which time a record has.
@@ -48,6 +50,9 @@ func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 	payload := ev.Values[decoder.Payload]
 	if payload == nil && v.NullIsError {
 		return nil, fmt.Errorf("%w: its payload is NULL (value.null_payload: error)", ErrUndeliverable)
+	}
+	if v.Format == Debezium {
+		return v.Connect.encode(ev, d, v.EmptyIsTombstone)
 	}
 	if payload == nil || v.EmptyIsTombstone && len(bytes.TrimSpace(payload)) == 0 {
 		return nil, nil

@@ -21,6 +21,7 @@ var checks = map[string]func(string) string{
 	"identifier":         checkIdentifier,
 	"key":                checkKey,
 	"listen":             checkListen,
+	"regex":              checkRegex,
 	"replication factor": checkReplicationFactor,
 	"rule topic":         checkRuleTopic,
 	"slot":               checkSlot,
@@ -198,6 +199,13 @@ func keyFields() []string {
 func checkGlob(pattern string) string {
 	if strings.ContainsAny(pattern, `[]{}\`) {
 		return "is not a pattern: only * and ? are special, and brackets, braces and \\ are not allowed"
+	}
+	return ""
+}
+
+func checkRegex(pattern string) string {
+	if _, err := regexp.Compile(pattern); err != nil {
+		return "is not a regular expression of Go's syntax"
 	}
 	return ""
 }

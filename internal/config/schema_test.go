@@ -75,7 +75,7 @@ func TestKeysAreDocumented(t *testing.T) {
 func TestEveryScalarHasAVariable(t *testing.T) {
 	needed := []string{"OUTBOXD_POSTGRES_DSN=host=db", "OUTBOXD_KAFKA_BROKERS=k", "OUTBOXD_DELIVERY_FILE=f",
 		"OUTBOXD_KAFKA_SASL_USERNAME=u", "OUTBOXD_KAFKA_SASL_PASSWORD=p", "OUTBOXD_KAFKA_SASL_MECHANISM=",
-		"OUTBOXD_KAFKA_TLS_CERT=c", "OUTBOXD_KAFKA_TLS_KEY=k", "OUTBOXD_KAFKA_TLS_ENABLED=false"}
+		"OUTBOXD_KAFKA_TLS_CERT=c", "OUTBOXD_KAFKA_TLS_KEY=k", "OUTBOXD_KAFKA_TLS_ENABLED=false", "OUTBOXD_VALUE_FORMAT=raw"}
 	special := map[string]string{
 		"postgres.dsn": "host=elsewhere",
 		"route.key":    "none",

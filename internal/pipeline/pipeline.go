@@ -171,6 +171,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	table.Domains = p.catalog.Domains
 	rules := p.o.Rules
 	rules.Source = source
+	rules.Attributes = attributes(table, p.catalog)
 	rt, err := router.New(rules)
 	if err != nil {
 		stream.Close()
@@ -179,6 +180,9 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
 		o := p.o.Sink
 		o.Value.Source = source
+		if o.Value.Connect != nil {
+			o.Value.Connect.Attributes = rules.Attributes
+		}
 		if p.sink, err = sink.New(o); err != nil {
 			stream.Close()
 			return err
@@ -201,6 +205,18 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		OldestUnacked:  p.sink.Waiting,
 	})
 	return s.run(ctx, hurry)
+}
+
+// attributes are what the catalog says of each field's column.
+func attributes(t decoder.Table, catalog replication.Catalog) []router.Attribute {
+	a := make([]router.Attribute, len(t.Columns))
+	for f, column := range t.Columns {
+		known, ok := catalog.Attributes[column.Name]
+		if a[f] = router.Attribute(known); !ok {
+			a[f].Modifier = -1
+		}
+	}
+	return a
 }
 
 // source is the CloudEvents source of an outbox: /database/schema.table, a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -21,7 +22,8 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
 				UNION ALL SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t JOIN base ON base.typtype = 'd' AND t.oid = base.typbasetype)
 			 SELECT typname FROM base WHERE typtype <> 'd'),
-			(SELECT typtype = 'd' FROM pg_type WHERE oid = a.atttypid)::text
+			(SELECT typtype = 'd' FROM pg_type WHERE oid = a.atttypid)::text,
+			coalesce(a.attnotnull, false)::text, coalesce(a.atttypmod, -1)::text, coalesce(a.atthasdef, false)::text
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE n.nspname = %s AND c.relname = %s ORDER BY a.attnum`, quote(c.o.Schema), quote(c.o.Table)))
@@ -40,10 +42,17 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 		return false, setupError("make it logged: ALTER TABLE "+c.tableName()+" SET LOGGED",
 			"table %s is unlogged or temporary, its rows never reach the WAL", c.tableName())
 	}
-	types, domains := make(map[string]string), make(map[string]bool)
+	types, domains, defaults := make(map[string]string), make(map[string]bool), make(map[string]bool)
+	c.catalog.Attributes = make(map[string]Attribute)
 	for _, row := range rows {
 		types[row[2]] = row[3]
 		domains[row[2]] = row[4] == "true"
+		defaults[row[2]] = row[7] == "true"
+		modifier, err := strconv.ParseInt(row[6], 10, 32)
+		if err != nil {
+			return false, fmt.Errorf("read the outbox table's definition: %w", err)
+		}
+		c.catalog.Attributes[row[2]] = Attribute{NotNull: row[5] == "true", Modifier: int32(modifier)}
 	}
 	for _, column := range c.o.Columns {
 		typ, ok := types[column.Name]
@@ -54,6 +63,10 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 		if column.Types != nil && !slices.Contains(column.Types, typ) {
 			return false, setupError("it must be "+strings.Join(column.Types, ", "),
 				"%s: column %q of %s is of type %s", column.Key, column.Name, c.tableName(), typ)
+		}
+		if column.NoDefault && defaults[column.Name] {
+			return false, setupError("drop it: ALTER TABLE "+c.tableName()+" ALTER "+quoteIdent(column.Name)+" DROP DEFAULT; or choose another form",
+				"%s: column %q of %s has a default, which Debezium's schema would name", column.Key, column.Name, c.tableName())
 		}
 		if typ == "bytea" && domains[column.Name] {
 			return false, setupError("use bytea itself",
@@ -165,6 +178,9 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 	switch {
 	case r[0] != "logical":
 		return nil, setupError("name another slot in postgres.slot", "slot %q is a %s slot", c.o.Slot, r[0])
+	case r[1] == "decoderbufs":
+		return nil, setupError("stop the connector, wait until it has published everything, drop the slot and let outboxd make its own; or let Debezium itself change to plugin.name pgoutput first",
+			"slot %q decodes with plugin decoderbufs, whose position only that plugin can go on from; outboxd reads pgoutput, and PostgreSQL cannot change a slot's plugin", c.o.Slot)
 	case r[1] != "pgoutput":
 		return nil, setupError("name another slot in postgres.slot, or drop it when its reader is gone",
 			"slot %q decodes with plugin %s, outboxd reads pgoutput", c.o.Slot, r[1])
