@@ -25,6 +25,7 @@ var shared struct {
 	sync.Mutex
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
+	connect  *testbed.Connect
 }
 
 func TestMain(m *testing.M) {
@@ -49,6 +50,9 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer func() {
+		if shared.connect != nil {
+			shared.connect.Close()
+		}
 		if shared.postgres != nil {
 			shared.postgres.Close()
 		}

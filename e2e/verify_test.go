@@ -21,6 +21,7 @@ type record struct {
 	partition int32
 	offset    int64
 	key       string
+	hasKey    bool   // only set where it counts
 	value     []byte // nil: tombstone
 	headers   []kgo.RecordHeader
 	position  string

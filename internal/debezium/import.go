@@ -214,7 +214,8 @@ func (im *importer) rest() {
 		}
 		switch {
 		case strings.HasPrefix(name, "column.mask."), strings.HasPrefix(name, "column.truncate."):
-			im.refuse(name, "cannot be honoured: payload bytes are never changed")
+			im.names[name], _, _ = strings.Cut(im.spelling(name), ".with.salt.") // behind it is a secret
+			im.refuse(name, "cannot be honoured: no column's text is changed")
 		case strings.HasPrefix(name, im.router+"tracing."):
 			im.refuse(name, "cannot be honoured: outboxd makes no spans; a column with the W3C trace context can be a header (outbox.columns.traceparent)")
 		default:
