@@ -14,7 +14,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestGolden compares what files become with what they became when someone last
-// looked. config_test.go loads the same files.
+// looked. cmd/outboxd loads them as configurations.
 func TestGolden(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.json")
 	properties, _ := filepath.Glob("testdata/*.properties")
@@ -53,7 +53,7 @@ const base = `{"connector.class": "io.debezium.connector.postgresql.PostgresConn
 	"transforms": "o", "transforms.o.type": "io.debezium.transforms.outbox.EventRouter",
 	"key.converter": "org.apache.kafka.connect.storage.StringConverter", "value.converter": "org.apache.kafka.connect.storage.StringConverter"`
 
-// TestEveryOptionIsKnown gives each option of the table a value that is not
+// TestOnlyHonouredValuesAreTaken gives each option of the table a value that is not
 // Debezium's default: it is refused, and named.
 func TestOnlyHonouredValuesAreTaken(t *testing.T) {
 	if _, err := Import([]byte(base + "}")); err != nil {
