@@ -56,7 +56,7 @@ func (s *scenario) connectorOptions(name string) map[string]string {
 		"plugin.name":       "pgoutput",
 		"database.hostname": db.Host, "database.port": strconv.Itoa(int(db.Port)),
 		"database.user": db.User, "database.password": db.Password, "database.dbname": db.Database,
-		"topic.prefix":                "shop",
+		"topic.prefix":                "dbz." + name, // two of one name wait for each other's metrics
 		"table.include.list":          "public.outbox",
 		"slot.name":                   name,
 		"publication.name":            "dbz",
@@ -107,7 +107,7 @@ var debeziumCases = map[string]map[string]string{
 		"smt.table.op.invalid.behavior":         "error",
 		"smt.table.fields.additional.placement": "part:partition, type:header",
 		"extended.headers.enabled":              "false",
-		"predicates":                            "outbox", "predicates.outbox.pattern": `shop\.public\.outbox`,
+		"predicates":                            "outbox", "predicates.outbox.pattern": `dbz\.text_.*\.public\.outbox`,
 		"predicates.outbox.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
 		"smt.predicate":          "outbox",
 		"heartbeat.interval.ms":  "1000",
@@ -306,8 +306,21 @@ func TestDebeziumSideBySide(t *testing.T) {
 			}
 		}
 		n := int64(0)
-		s.endsOf(admin, topics).Each(func(o kadm.ListedOffset) { n += o.Offset })
-		return fmt.Sprintf("Debezium wrote %d records", n), n >= int64(len(rows)*len(names))
+		ends := s.endsOf(admin, topics)
+		ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+		if n < int64(len(rows)*len(names)) {
+			return fmt.Sprintf("Debezium wrote %d records", n), false
+		}
+		for name, records := range s.between(nil, ends) {
+			ids := make(map[string]bool)
+			for _, r := range records {
+				ids[r.id] = true
+			}
+			if len(ids) < len(rows) {
+				return fmt.Sprintf("%s has %d of %d rows", name, len(ids), len(rows)), false
+			}
+		}
+		return "", true
 	})
 	for _, name := range names {
 		if err := connect.Delete(ctx, name); err != nil {
@@ -350,8 +363,15 @@ func TestDebeziumSideBySide(t *testing.T) {
 // compare says how the records of a case differ, by the events' ids.
 func compare(t *testing.T, name string, theirs, ours []record, rows int) (same int) {
 	t.Helper()
+	// Debezium repeats what it had not confirmed when Connect moved its task.
+	first := make(map[string]bool)
+	theirs = slices.DeleteFunc(theirs, func(r record) bool {
+		again := first[r.id]
+		first[r.id] = true
+		return again
+	})
 	if len(theirs) != rows {
-		t.Errorf("%s: Debezium wrote %d records of %d rows", name, len(theirs), rows)
+		t.Errorf("%s: Debezium wrote %d of %d rows", name, len(theirs), rows)
 	}
 	byID := make(map[string]record)
 	for _, r := range ours {
@@ -404,6 +424,9 @@ func whole(r record) string {
 	}
 	text("value", r.value)
 	for _, h := range r.headers {
+		if h.Key == "__debezium.context.runId" {
+			continue // Debezium makes it up anew at each start
+		}
 		text("header "+h.Key, h.Value)
 	}
 	return b.String()

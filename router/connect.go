@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"outboxd/decoder"
 )
@@ -152,15 +154,27 @@ func appendConverted(dst, v []byte, typ uint32, a Attribute) ([]byte, error) {
 	}
 	switch {
 	case typ == decoder.TimestampTZOID:
-		return t.UTC().AppendFormat(dst, zonedTimestamp), nil
+		return t.UTC().AppendFormat(dst, a.zonedTimestamp()), nil
 	case a.millis():
 		return strconv.AppendInt(dst, t.UnixMilli(), 10), nil
 	}
 	return strconv.AppendInt(dst, t.UnixMicro(), 10), nil
 }
 
-// zonedTimestamp is Java's ISO_OFFSET_DATE_TIME.
-const zonedTimestamp = "2006-01-02T15:04:05.999999Z"
+// zonedTimestamp is Java's ISO_OFFSET_DATE_TIME with as many decimals as the column
+// has.
+func (a Attribute) zonedTimestamp() string {
+	if n := a.Modifier; n >= 0 && n < 6 {
+		return zonedTimestamps[n]
+	}
+	return zonedTimestamps[6]
+}
+
+var zonedTimestamps = [...]string{
+	"2006-01-02T15:04:05Z",
+	"2006-01-02T15:04:05.0Z", "2006-01-02T15:04:05.00Z", "2006-01-02T15:04:05.000Z",
+	"2006-01-02T15:04:05.0000Z", "2006-01-02T15:04:05.00000Z", "2006-01-02T15:04:05.000000Z",
+}
 
 // AppendJavaFloat appends a number as Java's Double.toString and Float.toString
 // print it (since Java 19; older ones print a digit too many of a few numbers).
@@ -208,11 +222,26 @@ func AppendJavaFloat(dst []byte, f float64, bits int) []byte {
 
 const maxFloat = 0x1p1023 * (1 + (1 - 0x1p-52))
 
-// AppendConnectString appends a JSON string as Jackson writes it.
+// AppendConnectString appends a JSON string as Jackson writes it: what UTF-16 needs
+// two units for is escaped.
 func AppendConnectString(dst, v []byte) []byte {
+	const hex = "0123456789ABCDEF"
 	dst = append(dst, '"')
 	done := 0
 	for i, c := range v {
+		if c >= 0xF0 {
+			r, n := utf8.DecodeRune(v[i:])
+			if n != 4 {
+				continue // not UTF-8, which no database with that encoding holds
+			}
+			dst = append(dst, v[done:i]...)
+			done = i + n
+			high, low := utf16.EncodeRune(r)
+			for _, u := range [...]rune{high, low} {
+				dst = append(dst, '\\', 'u', hex[u>>12], hex[u>>8&0xF], hex[u>>4&0xF], hex[u&0xF])
+			}
+			continue
+		}
 		if c >= ' ' && c != '"' && c != '\\' {
 			continue
 		}
@@ -232,7 +261,6 @@ func AppendConnectString(dst, v []byte) []byte {
 		case '\r':
 			dst = append(dst, `\r`...)
 		default:
-			const hex = "0123456789ABCDEF"
 			dst = append(dst, `\u00`...)
 			dst = append(dst, hex[c>>4], hex[c&0xF])
 		}

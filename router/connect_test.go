@@ -37,12 +37,15 @@ func TestConnectForms(t *testing.T) {
 		value, text, json_ string
 	}{
 		{decoder.TextOID, -1, "a\"\\\b\f\n\r\t\x01\x1f\x7fключ", "a\"\\\b\f\n\r\t\x01\x1f\x7fключ", `"a\"\\\b\f\n\r\t\u0001\u001F` + "\x7fключ\""},
+		{decoder.TimestampTZOID, 2, "2024-05-06 07:08:09.1+00", "2024-05-06T07:08:09.10Z", `"2024-05-06T07:08:09.10Z"`},
+		{decoder.TimestampTZOID, 0, "2024-05-06 07:08:09+00", "2024-05-06T07:08:09Z", `"2024-05-06T07:08:09Z"`},
+		{decoder.TextOID, -1, "鍵🔑", "鍵🔑", `"鍵\uD83D\uDD11"`},
 		{decoder.BoolOID, -1, "t", "true", "true"},
 		{decoder.BoolOID, -1, "f", "false", "false"},
 		{decoder.Int8OID, -1, "-9223372036854775808", "-9223372036854775808", "-9223372036854775808"},
 		{decoder.Float8OID, -1, "1e+22", "1.0E22", "1.0E22"},
 		{decoder.Float8OID, -1, "-Infinity", "-Infinity", `"-Infinity"`},
-		{decoder.TimestampTZOID, -1, "2024-05-06 07:08:09.12+05:45", "2024-05-06T01:23:09.12Z", `"2024-05-06T01:23:09.12Z"`},
+		{decoder.TimestampTZOID, -1, "2024-05-06 07:08:09.12+05:45", "2024-05-06T01:23:09.120000Z", `"2024-05-06T01:23:09.120000Z"`},
 		{decoder.TimestampOID, -1, "1969-12-31 23:59:59.5", "-500000", "-500000"},
 		{decoder.TimestampOID, 3, "1970-01-01 00:00:01.5", "1500", "1500"},
 		{decoder.DateOID, -1, "1969-12-31", "-1", "-1"},

@@ -335,6 +335,6 @@ func (im *importer) value(envelope []placement, timestamp string) {
 		im.out.text(2, "topic_prefix", prefix, "The schema is named after the first event that has its version since the start, as in Debezium.")
 	}
 	if im.flag("extended.headers.enabled", true) {
-		im.out.text(2, "context", prefix, "extended.headers.enabled: Debezium's headers __debezium.context.*")
+		im.out.text(2, "context", prefix, "extended.headers.enabled: Debezium's headers __debezium.context.*, but for runId, which it makes up anew at each start.")
 	}
 }
