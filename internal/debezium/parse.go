@@ -177,15 +177,11 @@ func unescape(s string) (string, error) {
 			continue
 		}
 		i++
+		if at := strings.IndexByte("tnrf", s[i]); at >= 0 {
+			b.WriteByte("\t\n\r\f"[at])
+			continue
+		}
 		switch s[i] {
-		case 't':
-			b.WriteByte('\t')
-		case 'n':
-			b.WriteByte('\n')
-		case 'r':
-			b.WriteByte('\r')
-		case 'f':
-			b.WriteByte('\f')
 		case 'u':
 			var r rune
 			if i+4 >= len(s) {
