@@ -189,7 +189,7 @@ var debeziumCases = map[string]map[string]string{
 const debeziumTable = `DROP TABLE outbox;
 CREATE DOMAIN kind AS text;
 CREATE TABLE outbox (
-	id uuid PRIMARY KEY DEFAULT gen_random_uuid(), seq int NOT NULL,
+	id uuid PRIMARY KEY, seq int NOT NULL,
 	aggregatetype kind NOT NULL, aggregateid text, type varchar(50), topic text NOT NULL DEFAULT 'order',
 	payload jsonb, pj json, pt text, pv varchar(4000), pb bytea, px json, pk json,
 	n2 smallint, n4 int NOT NULL, n8 bigint, f4 real, f8 double precision, ok boolean, u uuid,

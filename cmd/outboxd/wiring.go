@@ -235,6 +235,7 @@ func connectColumns(cfg *config.Config, columns []replication.Column) {
 	for i := range columns {
 		c := &columns[i]
 		envelope := strings.HasPrefix(c.Key, "value.debezium.envelope.")
+		header := cfg.Value.Headers == "debezium" && (c.Key == "outbox.columns.id" || strings.HasPrefix(c.Key, "outbox.headers."))
 		switch {
 		case c.Key == "outbox.columns.payload" && d.Value == "bytes":
 			c.Types = []string{"bytea"}
@@ -243,10 +244,10 @@ func connectColumns(cfg *config.Config, columns []replication.Column) {
 		case c.Key == "outbox.columns.payload":
 		case c.Key == "outbox.columns.schema_version" && d.Value == "json_schema" && len(d.Envelope) > 0:
 			c.Types = []string{"int4"}
-		case envelope, c.Key == key, cfg.Value.Headers == "debezium" && (c.Key == "outbox.columns.id" || strings.HasPrefix(c.Key, "outbox.headers.")):
+		case envelope, header, c.Key == key:
 			c.Types = router.ConnectTypes()
 		}
-		c.NoDefault = c.Key == key && d.Key == "json_schema" ||
+		c.NoDefault = c.Key == key && d.Key == "json_schema" || header && d.Headers == "json_schema" ||
 			(envelope || c.Key == "outbox.columns.payload") && d.Value == "json_schema"
 	}
 }
