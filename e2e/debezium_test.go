@@ -215,7 +215,7 @@ func debeziumRows() (rows [][]any) {
 		`{"a": [1, 2, 3], "b": [1.5, 2.0], "c": ["x", null, "y"], "d": [[1], [2]], "e": [true]}`,
 		`{"a": [{"x": 1}, {"x": 2}], "b": {"c": {"d": null, "e": [{"f": []}]}}}`,
 		`{"mixed": [1, "x"]}`, `{"numbers": [1, 2.5]}`, `{"nulls": [null, null]}`, `"scalar"`, `12`, ` {"space": "before"}`, `[]`, nil,
-		`{"dup": 1, "x": 2, "dup": "last"}`, `{"ключ": "鍵 🔑 \ud83d\udd11 \u0041\/\b\u0001", "": 1}`, `{}`, `{"only": null}`,
+		`{"dup": 1, "x": 2, "dup": "last"}`, `{"ключ": "鍵 🔑 \ud83d\udd11 \u0041\/\b\u0001"}`, `{"": 1}`, `{"a": 1, "": null}`, `{}`, `{"only": null}`,
 		`{"big": 9223372036854775807, "small": -9223372036854775808, "i": 2147483647, "j": 2147483648}`, `null`,
 		`{"d": [0.1, 100.0, 1e-7, 12345678.9, 1E22], "longs": [3000000000, 4000000000]}`, `[1, "mixed"]`,
 	}
@@ -252,7 +252,6 @@ func debeziumRows() (rows [][]any) {
 // beside the configuration that import-debezium made of it, and compares the records
 // byte for byte.
 func TestDebeziumSideBySide(t *testing.T) {
-	begin := time.Now()
 	s := newScenario(t, nil, nil)
 	s.exec("ALTER DATABASE " + s.database + " SET timezone = 'Asia/Kathmandu'")
 	s.exec(debeziumTable)
@@ -292,13 +291,11 @@ func TestDebeziumSideBySide(t *testing.T) {
 
 	connect := connectWorker(t)
 	var wg sync.WaitGroup
-	t.Logf("worker %s", time.Since(begin))
 	for _, name := range names {
 		if err := connect.Create(ctx, name, options[name]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("created %s", time.Since(begin))
 	waitFor(t, 3*time.Minute, func() (string, bool) {
 		for _, name := range names {
 			if err := connect.Check(ctx, name); err != nil {
@@ -327,7 +324,6 @@ func TestDebeziumSideBySide(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	t.Logf("written %s", time.Since(begin))
 	before := s.endsOf(admin, topics)
 	limit := make(chan struct{}, 3)
 	for _, name := range names {
@@ -506,6 +502,9 @@ func (s *scenario) between(from, to kadm.ListedOffsets) map[string][]record {
 			s.t.Fatalf("%d records are missing", remaining)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
+			if end, _ := to.Lookup(r.Topic, r.Partition); r.Offset >= end.Offset {
+				return // written since
+			}
 			remaining--
 			one := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), hasKey: r.Key != nil, value: r.Value, headers: r.Headers}
 			one.id = eventID.FindString(one.header("id"))

@@ -138,6 +138,9 @@ func (x *Expansion) schema(n *node) (*shape, error) {
 		if err != nil {
 			return nil, err
 		}
+		if f != nil && n.names[i] == "" {
+			return nil, errNoSchema // Connect has no field without a name
+		}
 		if f != nil {
 			s.names, s.fields = append(s.names, n.names[i]), append(s.fields, f)
 		}
