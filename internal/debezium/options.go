@@ -98,7 +98,6 @@ var harmless = map[string]string{
 	"server.offset.storage*":                                "the slot keeps the position",
 	"server.offset.flush.*":                                 "see delivery.confirm_interval",
 	"debezium.engine.*":                                     "",
-	"transforms.NAME.tracing.operation.name":                "",
 }
 
 // only are options of which outboxd can honour some values, the first of them the
