@@ -283,7 +283,9 @@ func TestDebeziumSideBySide(t *testing.T) {
 	}
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
-	if _, err := admin.CreateTopics(ctx, 3, 1, nil, topics...); err != nil {
+	// The rows' own times are years ago: the broker would remove such records.
+	forever := "-1"
+	if _, err := admin.CreateTopics(ctx, 3, 1, map[string]*string{"retention.ms": &forever}, topics...); err != nil {
 		t.Fatal(err)
 	}
 	s.insert(rows)
@@ -405,7 +407,9 @@ func compare(t *testing.T, name string, theirs, ours []record, rows int) (same i
 func whole(r record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "topic %s", r.topic)
-	if r.hasKey || strings.HasPrefix(r.topic, "text_tombstones.") {
+	row, _ := strconv.Atoi(r.id[max(0, len(r.id)-12):])
+	named := strings.HasPrefix(r.topic, "text_tombstones.") && row%4 != 2 // part is NULL in each fourth
+	if r.hasKey || named {
 		fmt.Fprintf(&b, " partition %d", r.partition)
 	}
 	text := func(name string, v []byte) {
