@@ -115,8 +115,12 @@ const (
 	Int4OID        = 23
 	TextOID        = 25
 	JSONOID        = 114
+	Float4OID      = 700
+	Float8OID      = 701
 	VarcharOID     = 1043
+	DateOID        = 1082
 	TimestampOID   = 1114
 	TimestampTZOID = 1184
+	UUIDOID        = 2950
 	JSONBOID       = 3802
 )

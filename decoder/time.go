@@ -20,7 +20,7 @@ func parseTime(b []byte, typ uint32) (time.Time, error) {
 		ms, err := strconv.ParseInt(string(b), 10, 64)
 		t, ok = time.UnixMilli(ms).UTC(), err == nil
 	case TimestampOID, TimestampTZOID:
-		t, ok = parseTimestamp(b)
+		t, ok = ParseTimestamp(b)
 	}
 	return checkTime(b, t, ok)
 }
@@ -32,7 +32,10 @@ func checkTime(b []byte, t time.Time, ok bool) (time.Time, error) {
 	return t, nil
 }
 
-func parseTimestamp(b []byte) (time.Time, bool) {
+// ParseTimestamp reads a timestamp as PostgreSQL prints it with datestyle ISO; one
+// without a zone is taken for UTC. It does not know infinity, nor years before 1
+// or after 9999.
+func ParseTimestamp(b []byte) (time.Time, bool) {
 	// Every part has a fixed place, as long as the year has four digits.
 	if len(b) < 19 || b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[13] != ':' || b[16] != ':' {
 		return time.Time{}, false

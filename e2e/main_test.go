@@ -26,6 +26,7 @@ var shared struct {
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
 	registry *testbed.Registry
+	connect  *testbed.Connect
 }
 
 func TestMain(m *testing.M) {
@@ -50,6 +51,9 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer func() {
+		if shared.connect != nil {
+			shared.connect.Close()
+		}
 		if shared.postgres != nil {
 			shared.postgres.Close()
 		}

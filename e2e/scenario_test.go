@@ -26,6 +26,7 @@ type scenario struct {
 	brokers  []string
 	extra    string // further configuration, YAML at top level
 	route    string // the key route; defaults to topics of the prefix and the type
+	whole    string // if set, all of the configuration
 	// brokersInExtra says that extra has the key kafka.
 	brokersInExtra bool
 	env            []string // OUTBOXD_ variables, which override the configuration
@@ -87,6 +88,9 @@ func newScenario(t *testing.T, postgres *testbed.Postgres, kafka *testbed.Kafka)
 // config is the connector's configuration. Topics are the prefix and the event's
 // type.
 func (s *scenario) config() string {
+	if s.whole != "" {
+		return s.whole
+	}
 	kafka := fmt.Sprintf(`kafka: {brokers: ["%s"]}`, strings.Join(s.brokers, `", "`))
 	if s.brokersInExtra {
 		kafka = ""

@@ -21,12 +21,12 @@ type record struct {
 	partition int32
 	offset    int64
 	key       string
+	hasKey    bool
 	value     []byte // nil: tombstone
 	headers   []kgo.RecordHeader
 	position  string
 	id        string
 	timestamp time.Time
-	hasKey    bool
 }
 
 func (r record) String() string {

@@ -16,6 +16,7 @@ const (
 	PlainHeaders       HeaderStyle = iota // id, type, aggregate_type, aggregate_id, position, and the mapped ones
 	CloudEventsHeaders                    // CloudEvents' Kafka binding in binary mode
 	DebeziumHeaders                       // id
+	ConnectHeaders                        // id, all as Kafka Connect prints them
 	NoHeaders                             // not even those from columns
 )
 
@@ -32,6 +33,8 @@ func (r *Router) describe(ev *decoder.Event, m *Message) error {
 		}
 	case DebeziumHeaders:
 		m.field(ev, "id", decoder.ID)
+	case ConnectHeaders:
+		return r.connectHeaders(ev, m)
 	}
 	if rules.Style != NoHeaders {
 		for i := range rules.Headers {
@@ -50,6 +53,52 @@ func (r *Router) describe(ev *decoder.Event, m *Message) error {
 		m.header("replayed", trueText)
 	}
 	return nil
+}
+
+// connectHeaders writes the headers of Debezium's outbox event router: the id and
+// those from columns. A NULL gives a header without a value.
+func (r *Router) connectHeaders(ev *decoder.Event, m *Message) error {
+	m.Headers = append(m.Headers, r.context...)
+	if err := r.connectHeader(ev, "id", decoder.ID, m); err != nil {
+		return err
+	}
+	for i := range r.rules.Headers {
+		if err := r.connectHeader(ev, r.rules.Headers[i].Key, r.rules.Headers[i].Field, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Router) connectHeader(ev *decoder.Event, key string, f decoder.Field, m *Message) error {
+	v := ev.Values[f]
+	var err error
+	switch {
+	case r.rules.HeaderForm == ConnectJSONKey || r.rules.HeaderForm == ConnectJSONSchemaKey:
+		v, err = r.connectJSON(ev, f, r.rules.HeaderForm, m)
+	case v != nil:
+		v, err = ConnectText(v, ev.Types[f], r.rules.attribute(f), &m.scratch)
+	}
+	if err != nil {
+		return fmt.Errorf("its header %q: %w", key, err)
+	}
+	m.header(key, v)
+	return nil
+}
+
+// contextHeaders are those that Debezium adds to every record of a connector.
+func contextHeaders(prefix string, form KeyForm) (headers []Header) {
+	for _, h := range [][2]string{{"connectorLogicalName", prefix}, {"taskId", "0"}, {"connectorName", "postgresql"}} {
+		v := []byte(h[1])
+		switch form {
+		case ConnectJSONSchemaKey:
+			v = append(AppendConnectString([]byte(`{"schema":{"type":"string","optional":false},"payload":`), v), '}')
+		case ConnectJSONKey:
+			v = AppendConnectString(nil, v)
+		}
+		headers = append(headers, Header{Key: "__debezium.context." + h[0], Value: v})
+	}
+	return headers
 }
 
 func (m *Message) plainHeaders(ev *decoder.Event) {

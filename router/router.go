@@ -29,6 +29,8 @@ type Message struct {
 	Partition int32
 	Headers   []Header
 
+	// scratch holds what is not a view of the event.
+	scratch  []byte
 	position [decoder.PositionLen]byte
 	time     [len(TimeFormat)]byte
 }
@@ -54,10 +56,14 @@ type Rules struct {
 	Topic string
 	// Overrides are tried before Topic; the first that matches wins.
 	Overrides []Override
+	// Regex, if set, makes the topic in place of Topic.
+	Regex *Regex
 	// Columns are the fields of the columns that templates name.
 	Columns map[string]decoder.Field
 	// Key is the field that is the record's key, NoField for records without.
 	Key decoder.Field
+	// KeyForm is how the key is written.
+	KeyForm KeyForm
 	// Partition is the field that names the partition, or NoField.
 	Partition decoder.Field
 
@@ -76,7 +82,24 @@ type Rules struct {
 	Source string
 	// EmptyIsTombstone says that an empty payload gives a record without a value.
 	EmptyIsTombstone bool
+	// HeaderForm is how ConnectHeaders are written, and Context the topic prefix in
+	// Debezium's own headers, which are left out when it is empty.
+	HeaderForm KeyForm
+	Context    string
+	// Attributes are those of each field's column, for what is written as Kafka
+	// Connect does.
+	Attributes []Attribute
 }
+
+// KeyForm is how a key is written.
+type KeyForm int
+
+const (
+	PlainKey             KeyForm = iota // PostgreSQL's text; NULL is an error
+	ConnectKey                          // as Connect's StringConverter; NULL is no key
+	ConnectJSONKey                      // as its JsonConverter without schemas
+	ConnectJSONSchemaKey                // as its JsonConverter with schemas
+)
 
 // Override sends the events that match both globs to another topic.
 type Override struct {
@@ -96,6 +119,7 @@ type Router struct {
 	rules               Rules
 	topics              topics
 	source, contentType []byte
+	context             []Header // constant headers of ConnectHeaders
 }
 
 // New checks the rules.
@@ -105,6 +129,9 @@ func New(rules Rules) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{rules: rules, topics: t, source: []byte(rules.Source)}
+	if rules.Context != "" {
+		r.context = contextHeaders(rules.Context, rules.HeaderForm)
+	}
 	if rules.ContentType != "" {
 		r.contentType = []byte(rules.ContentType)
 	}
@@ -115,12 +142,15 @@ func New(rules Rules) (*Router, error) {
 func (r *Router) Route(ev *decoder.Event, m *Message) error {
 	var err error
 	m.Key, m.Partition, m.Headers = nil, ByKey, m.Headers[:0]
+	if m.scratch = m.scratch[:0]; cap(m.scratch) > keepScratch {
+		m.scratch = nil
+	}
 	if m.Topic, err = r.topics.of(ev); err != nil || m.Topic == "" {
 		return err
 	}
 	if f := r.rules.Key; f != decoder.NoField {
-		if m.Key = ev.Values[f]; m.Key == nil {
-			return fmt.Errorf("%w: its key %s (route.key) is NULL", ErrUnroutable, r.rules.name(f))
+		if err := r.key(ev, f, m); err != nil {
+			return err
 		}
 	}
 	if f := r.rules.Partition; f != decoder.NoField && ev.Values[f] != nil {
@@ -131,6 +161,54 @@ func (r *Router) Route(ev *decoder.Event, m *Message) error {
 		m.Partition = int32(n)
 	}
 	return r.describe(ev, m)
+}
+
+// keepScratch is how much memory of converted texts a spare message keeps.
+const keepScratch = 4 << 10
+
+func (r *Router) key(ev *decoder.Event, f decoder.Field, m *Message) (err error) {
+	v, typ, form := ev.Values[f], ev.Types[f], r.rules.KeyForm
+	switch {
+	case form == PlainKey && v == nil:
+		return fmt.Errorf("%w: its key %s (route.key) is NULL", ErrUnroutable, r.rules.name(f))
+	case form == PlainKey || form == ConnectKey && v == nil:
+		m.Key = v
+		return nil
+	case form == ConnectKey:
+		m.Key, err = ConnectText(v, typ, r.rules.attribute(f), &m.scratch)
+		return err
+	}
+	m.Key, err = r.connectJSON(ev, f, form, m)
+	return err
+}
+
+// connectJSON returns a column as Connect's JsonConverter writes it.
+func (r *Router) connectJSON(ev *decoder.Event, f decoder.Field, form KeyForm, m *Message) (_ []byte, err error) {
+	v, typ, attribute := ev.Values[f], ev.Types[f], r.rules.attribute(f)
+	b := m.scratch
+	if form == ConnectJSONSchemaKey {
+		b = append(b, `{"schema":`...)
+		b = AppendConnectSchema(b, typ, attribute, "")
+		b = append(b, `,"payload":`...)
+	}
+	if v == nil {
+		b = append(b, "null"...)
+	} else if b, err = AppendConnectJSON(b, v, typ, attribute); err != nil {
+		return nil, err
+	}
+	if form == ConnectJSONSchemaKey {
+		b = append(b, '}')
+	}
+	n := len(m.scratch)
+	m.scratch = b
+	return b[n:len(b):len(b)], nil
+}
+
+func (r *Rules) attribute(f decoder.Field) Attribute {
+	if int(f) < len(r.Attributes) {
+		return r.Attributes[f]
+	}
+	return Attribute{Modifier: -1}
 }
 
 // name is how a field is called in messages.

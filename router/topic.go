@@ -12,6 +12,7 @@ import (
 // costs no allocation.
 type topics struct {
 	overrides []override
+	regex     *Regex
 	fallback  template
 	scratch   []byte // where a name is put together
 	names     map[string]string
@@ -28,10 +29,12 @@ type override struct {
 const maxNames = 10_000
 
 func newTopics(rules Rules) (topics, error) {
-	t := topics{names: make(map[string]string)}
+	t := topics{names: make(map[string]string), regex: rules.Regex}
 	var err error
-	if t.fallback, err = parseTemplate(rules.Topic, rules.Columns); err != nil {
-		return t, fmt.Errorf("route.topic: %w", err)
+	if t.regex == nil {
+		if t.fallback, err = parseTemplate(rules.Topic, rules.Columns); err != nil {
+			return t, fmt.Errorf("route.topic: %w", err)
+		}
 	}
 	for i, o := range rules.Overrides {
 		parsed := override{typ: o.Type, aggregateType: o.AggregateType, discard: o.Topic == ""}
@@ -58,7 +61,13 @@ func (t *topics) of(ev *decoder.Event) (string, error) {
 			break
 		}
 	}
-	b, err := use.expand(t.scratch[:0], ev)
+	var b []byte
+	var err error
+	if use == nil {
+		b, err = t.regex.expand(t.scratch[:0], ev)
+	} else {
+		b, err = use.expand(t.scratch[:0], ev)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -156,14 +156,18 @@ func (o *object) payload(name string) {
 			o.refuseField(decoder.Payload)
 		}
 	case decoder.ByteaOID:
-		o.b = append(o.b, '"')
-		o.b = base64.StdEncoding.AppendEncode(o.b, v)
-		o.b = append(o.b, '"')
+		o.base64(v)
 	default:
 		if !o.quoted(v) {
 			o.refuseField(decoder.Payload)
 		}
 	}
+}
+
+func (o *object) base64(v []byte) {
+	o.b = append(o.b, '"')
+	o.b = base64.StdEncoding.AppendEncode(o.b, v)
+	o.b = append(o.b, '"')
 }
 
 // quoted writes a JSON string, and reports whether it is one: UTF-8.

@@ -22,8 +22,9 @@ type Value struct {
 	NullIsError      bool   // a NULL payload is an error, not a tombstone
 	EmptyIsTombstone bool   // a payload of white space only is a tombstone
 	Timestamp        Timestamp
-	Schemas          Schemas // what payloads have to fit; nil: anything
-	Avro             *Avro   // with AvroFormat
+	Schemas          Schemas  // what payloads have to fit; nil: anything
+	Avro             *Avro    // with AvroFormat
+	Connect          *Connect // for format Debezium
 }
 
 // Format is the form of a record's value.
@@ -34,6 +35,7 @@ const (
 	JSON                      // an envelope
 	CloudEvents               // CloudEvents' JSON format: structured mode
 	AvroFormat                // Avro by a schema registry
+	Debezium                  // as Debezium's outbox event router
 )
 
 // Timestamp says which time a record has.
@@ -52,13 +54,17 @@ func (v *Value) encode(ev *decoder.Event, d *Delivery) ([]byte, error) {
 	if payload == nil && v.NullIsError {
 		return nil, fmt.Errorf("%w: its payload is NULL (value.null_payload: error)", ErrUndeliverable)
 	}
-	if router.IsTombstone(ev, v.EmptyIsTombstone) {
-		return nil, nil
-	}
-	if v.Schemas != nil {
+	tombstone := router.IsTombstone(ev, v.EmptyIsTombstone)
+	if !tombstone && v.Schemas != nil {
 		if err := v.Schemas.check(ev); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrUndeliverable, err)
 		}
+	}
+	if v.Format == Debezium {
+		return v.Connect.encode(ev, d, v.EmptyIsTombstone)
+	}
+	if tombstone {
+		return nil, nil
 	}
 	var err error
 	switch v.Format {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outboxd/internal/config"
+	"outboxd/internal/debezium"
 	"outboxd/offsets"
 )
 
@@ -49,6 +50,7 @@ func report(err error, stderr io.Writer) int {
 		refused *offsets.RefusedError
 		failed  *failedError
 		bad     *config.LoadError
+		foreign *debezium.Error
 	)
 	switch {
 	case errors.As(err, &bad):
@@ -56,6 +58,12 @@ func report(err error, stderr io.Writer) int {
 			fmt.Fprintln(stderr, p)
 		}
 		fmt.Fprintf(stderr, "outboxd: the configuration has %s; correct it and start again\n", count(len(bad.Problems()), "problem"))
+		return exitUsage
+	case errors.As(err, &foreign):
+		for _, p := range foreign.Problems {
+			fmt.Fprintln(stderr, p)
+		}
+		fmt.Fprintf(stderr, "outboxd: the connector's file has %s; correct it and import it again\n", count(len(foreign.Problems), "problem"))
 		return exitUsage
 	case errors.As(err, &refused):
 		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
@@ -129,6 +137,6 @@ func rootCommand(hurry context.Context) *cobra.Command {
 		}
 		return config.Load(path, os.Environ())
 	}
-	root.AddCommand(runCommand(load, hurry), replayCommand(load), initCommand(load), versionCommand())
+	root.AddCommand(runCommand(load, hurry), replayCommand(load), initCommand(load), importCommand(), versionCommand())
 	return root
 }

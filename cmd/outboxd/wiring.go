@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -129,6 +130,7 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 			o.Columns = append(o.Columns, replication.Column{Key: c.Key, Name: c.Name, Types: columnTypes[c.Key]})
 		}
 	}
+	connectColumns(cfg, o.Columns)
 	return o
 }
 
@@ -142,6 +144,7 @@ var headerStyles = map[string]router.HeaderStyle{
 // rules returns the router's rules, and all columns that are read.
 func rules(cfg *config.Config) (router.Rules, columns) {
 	read := columnsOf(cfg)
+	debezium := cfg.Value.Format == "debezium"
 	r := router.Rules{
 		Topic:         cfg.Route.Topic,
 		Columns:       make(map[string]decoder.Field),
@@ -157,7 +160,12 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 			r.Columns[name] = read.field(name, key)
 		}
 	}
-	templateColumns(cfg.Route.Topic, "route.topic")
+	if regex := cfg.Route.Regex; regex.Column != "" {
+		// The pattern was checked when the configuration was loaded.
+		r.Regex, _ = router.NewRegex(read.field(regex.Column, "route.regex.column"), regex.Column, regex.Match, regex.Replace)
+	} else {
+		templateColumns(cfg.Route.Topic, "route.topic")
+	}
 	templateColumns(cfg.Route.Key, "route.key")
 	for i, o := range cfg.Route.Rules {
 		r.Overrides = append(r.Overrides, router.Override(o))
@@ -175,13 +183,85 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 	for _, h := range cfg.Outbox.Headers {
 		r.Headers = append(r.Headers, router.ColumnHeader{Key: h.Name, Field: read.field(h.Value, "outbox.headers."+h.Name)})
 	}
+	if debezium {
+		r.KeyForm = keyForms[cfg.Value.Debezium.Key]
+		r.HeaderForm, r.Context = keyForms[cfg.Value.Debezium.Headers], cfg.Value.Debezium.Context
+		if r.Style == router.DebeziumHeaders {
+			r.Style = router.ConnectHeaders
+		}
+		for _, e := range cfg.Value.Debezium.Envelope {
+			read.field(e.Value, "value.debezium.envelope."+e.Name)
+		}
+	}
 	if cfg.Value.Format == "cloudevents" {
 		r.ContentType = "application/cloudevents+json; charset=UTF-8"
 	}
 	return r, read
 }
 
-var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents, "avro": sink.AvroFormat}
+var keyForms = map[string]router.KeyForm{"string": router.ConnectKey, "json": router.ConnectJSONKey, "json_schema": router.ConnectJSONSchemaKey}
+
+var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents, "avro": sink.AvroFormat, "debezium": sink.Debezium}
+
+var converters = map[string]sink.Converter{
+	"string": sink.StringConverter, "json": sink.JSONConverter, "json_schema": sink.JSONSchemaConverter, "bytes": sink.BytesConverter,
+}
+
+// connect returns how the values of format debezium are made.
+func connect(cfg *config.Config) *sink.Connect {
+	if cfg.Value.Format != "debezium" {
+		return nil
+	}
+	d := cfg.Value.Debezium
+	_, read := rules(cfg)
+	c := &sink.Connect{
+		Converter:   converters[d.Value],
+		RouteBy:     decoder.AggregateType,
+		TopicPrefix: d.TopicPrefix,
+		Table:       cfg.Outbox.Table.Schema + "." + cfg.Outbox.Table.Name,
+	}
+	if cfg.Route.Regex.Column != "" {
+		c.RouteBy = read.field(cfg.Route.Regex.Column, "")
+	}
+	for _, e := range d.Envelope {
+		c.Envelope = append(c.Envelope, router.ColumnHeader{Key: e.Name, Field: read.field(e.Value, "")})
+	}
+	if d.ExpandJSON {
+		c.Expand = &sink.Expansion{KeepNulls: d.KeepNulls, KeepEmptyArrays: d.KeepEmptyArrays}
+	}
+	return c
+}
+
+// connectColumns narrows the types of the columns that are written as Kafka
+// Connect does, to those of which it is known how.
+func connectColumns(cfg *config.Config, columns []replication.Column) {
+	if cfg.Value.Format != "debezium" {
+		return
+	}
+	d := cfg.Value.Debezium
+	key := "outbox.columns." + cfg.Route.Key
+	if config.TemplateColumns(cfg.Route.Key) != nil {
+		key = "route.key"
+	}
+	for i := range columns {
+		c := &columns[i]
+		envelope := strings.HasPrefix(c.Key, "value.debezium.envelope.")
+		header := cfg.Value.Headers == "debezium" && (c.Key == "outbox.columns.id" || strings.HasPrefix(c.Key, "outbox.headers."))
+		switch {
+		case c.Key == "outbox.columns.payload" && d.Value == "bytes":
+			c.Types = []string{"bytea"}
+		case c.Key == "outbox.columns.payload" && d.Value == "string":
+			c.Types = []string{"json", "jsonb", "text", "varchar"}
+		case c.Key == "outbox.columns.payload":
+		case c.Key == "outbox.columns.schema_version" && d.Value == "json_schema" && len(d.Envelope) > 0:
+			c.Types = []string{"int4"}
+		case envelope, header, c.Key == key:
+			c.Types = router.ConnectTypes()
+		}
+		c.NoDefault = c.Key == key && d.Key == "json_schema" || header && d.Headers == "json_schema" ||
+			(envelope || c.Key == "outbox.columns.payload") && d.Value == "json_schema"
+	}
+}
 
 var timestamps = map[string]sink.Timestamp{"commit": sink.CommitTime, "column": sink.BusinessTime, "now": sink.SendTime}
 
@@ -196,6 +276,7 @@ func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
 			EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
 			Format:           formats[cfg.Value.Format],
 			Timestamp:        timestamps[cfg.Value.Timestamp],
+			Connect:          connect(cfg),
 		},
 		CreateTopics: sink.CreateTopics(cfg.Route.CreateTopics),
 		SASL:         saslMechanism(cfg.Kafka.SASL),

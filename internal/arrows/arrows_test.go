@@ -38,12 +38,13 @@ var rooms = map[string]room{
 	"internal/backfill":    {[]string{"internal/replication"}, "the backfill reads rows into the memory of the stream's frames; what becomes of them is the pipeline's matter"},
 	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/backfill", "internal/status"},
 		"the pipeline joins the stages; what the user configured is handed to it"},
-	"internal/config": {nil, "the configuration is read without the stages; cmd turns it into their options"},
-	"internal/status": {nil, "the stages report to status; it never reaches back"},
-	"internal/arrows": {nil, "it is a test"},
+	"internal/config":   {nil, "the configuration is read without the stages; cmd turns it into their options"},
+	"internal/debezium": {nil, "it turns one file into another; what comes out is read like any configuration"},
+	"internal/status":   {nil, "the stages report to status; it never reaches back"},
+	"internal/arrows":   {nil, "it is a test"},
 
 	"internal/testbed": {nil, "servers for tests: it knows nothing of the program"},
-	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/pipeline", "internal/config", "internal/status"},
+	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/pipeline", "internal/config", "internal/debezium", "internal/status"},
 		"the program has no use for the tests' servers"},
 }
 

@@ -24,6 +24,7 @@ var checks = map[string]func(string) string{
 	"listen":             checkListen,
 	"registry":           checkRegistry,
 	"message prefix":     checkMessagePrefix,
+	"regex":              checkRegex,
 	"replication factor": checkReplicationFactor,
 	"rule topic":         checkRuleTopic,
 	"slot":               checkSlot,
@@ -211,6 +212,13 @@ func keyFields() []string {
 func checkGlob(pattern string) string {
 	if strings.ContainsAny(pattern, `[]{}\`) {
 		return "is not a pattern: only * and ? are special, and brackets, braces and \\ are not allowed"
+	}
+	return ""
+}
+
+func checkRegex(pattern string) string {
+	if _, err := regexp.Compile(pattern); err != nil {
+		return "is not a regular expression of Go's syntax"
 	}
 	return ""
 }

@@ -3,9 +3,10 @@ package config
 // Value says what a Kafka record holds.
 type Value struct {
 	// Format is the form of a record's value: raw is the payload's own bytes,
-	// untouched; json, cloudevents and avro wrap it in an envelope. Defaults to
-	// raw.
-	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro"`
+	// untouched; json, cloudevents and avro wrap it in an envelope; debezium is
+	// what Debezium's outbox event router writes, with keys and headers as Kafka
+	// Connect's converters print them. Defaults to raw.
+	Format string `yaml:"format" default:"raw" enum:"raw,json,cloudevents,avro,debezium"`
 	// Headers is the set of record headers: plain carries the event's fields
 	// under their names; cloudevents is, with raw values, CloudEvents' binary
 	// mode; debezium carries the id alone; none saves their bytes, and with raw
@@ -22,6 +23,8 @@ type Value struct {
 	// EmptyIsTombstone sends a payload that is empty, or only white space, as a
 	// tombstone. Defaults to false.
 	EmptyIsTombstone bool `yaml:"empty_is_tombstone" default:"false"`
+	// Debezium says which of Debezium's forms, for format debezium.
+	Debezium Debezium `yaml:"debezium"`
 	// Avro encodes values by a schema registry.
 	Avro Avro `yaml:"avro"`
 	// Schema is a JSON Schema file for each event type; a payload that does not
@@ -32,6 +35,40 @@ type Value struct {
 	Mask []Mask `yaml:"mask" unbuilt:"*"`
 	// Keys are the keys that Mask uses, by name. Defaults to none.
 	Keys map[string]Secret `yaml:"keys" unbuilt:"*"`
+}
+
+// Debezium is the form of records that Debezium's outbox event router writes, byte
+// for byte.
+type Debezium struct {
+	// Key is how the key is written: string as Kafka Connect's StringConverter,
+	// json as its JsonConverter without schemas, json_schema with them. Defaults to
+	// string.
+	Key string `yaml:"key" default:"string" enum:"string,json,json_schema"`
+	// Value is how the value is written: like Key, or bytes for a bytea payload as
+	// the binary converters leave it. Defaults to string.
+	Value string `yaml:"value" default:"string" enum:"string,json,json_schema,bytes"`
+	// Headers is how headers are written, with value.headers debezium: string as
+	// Kafka Connect's SimpleHeaderConverter prints them, or like Key. Defaults to
+	// string.
+	Headers string `yaml:"headers" default:"string" enum:"string,json,json_schema"`
+	// Context is the connector's topic.prefix for the headers __debezium.context.*,
+	// which Debezium writes unless extended.headers.enabled is false. Defaults to
+	// none: they are not written.
+	Context string `yaml:"context"`
+	// Envelope puts columns beside the payload, under these names; then the value
+	// is an object with payload and them. Defaults to none.
+	Envelope Pairs `yaml:"envelope"`
+	// ExpandJSON writes a JSON payload as JSON, re-encoded as Debezium does:
+	// decimals lose their trailing zeros, and members that are null or an empty
+	// array are left out. It needs value json. Defaults to false.
+	ExpandJSON bool `yaml:"expand_json" default:"false"`
+	// KeepNulls keeps members that are null. Defaults to false.
+	KeepNulls bool `yaml:"keep_nulls" default:"false"`
+	// KeepEmptyArrays keeps members that are an empty array. Defaults to false.
+	KeepEmptyArrays bool `yaml:"keep_empty_arrays" default:"false"`
+	// TopicPrefix begins the name of the envelope's schema, for json_schema.
+	// Defaults to none.
+	TopicPrefix string `yaml:"topic_prefix"`
 }
 
 // Avro encodes values by a schema registry.

@@ -39,7 +39,9 @@ func (l *loader) checkColumns() {
 	c := l.config
 	l.require(c.Outbox.Columns.Payload != "", "must not be empty", "outbox.columns.payload")
 
-	l.requireTemplate(c.Route.Topic, "route.topic")
+	if c.Route.Regex.Column == "" {
+		l.requireTemplate(c.Route.Topic, "route.topic")
+	}
 	for i, rule := range c.Route.Rules {
 		name := fmt.Sprintf("route.rules[%d]", i)
 		l.requireTemplate(rule.Topic, name+".topic")
@@ -64,6 +66,7 @@ func (l *loader) checkColumns() {
 	}
 	l.require(c.Value.Headers != "cloudevents" || c.Value.Format == "raw",
 		"must be raw with value.headers cloudevents: that is CloudEvents' binary mode", "value.format", "value.headers")
+	l.checkDebezium()
 	const ineffective = "has no effect with value.headers none"
 	l.require(c.Value.Headers != "none" || len(c.Outbox.Headers) == 0, ineffective, "outbox.headers", "value.headers")
 	l.require(c.Value.Headers != "none" || c.Outbox.HeadersColumn == "", ineffective, "outbox.headers_column", "value.headers")
@@ -90,6 +93,31 @@ func (l *loader) checkAvro(v Value) {
 	if len(v.Schema) > 0 {
 		l.requireColumn("type", "value.schema", "")
 	}
+}
+
+// checkDebezium checks that what format debezium needs is there, and that its
+// options are not given in vain.
+func (l *loader) checkDebezium() {
+	v := l.config.Value
+	d := v.Debezium
+	if v.Format == "debezium" && v.Headers == "debezium" {
+		l.requireColumn("id", "value.headers", "debezium")
+		l.require(l.config.Outbox.HeadersColumn == "", "has no effect with value.format debezium", "outbox.headers_column", "value.format")
+	}
+	// What is given for a format that was chosen on purpose waits for another.
+	const only = "has no effect without value.format debezium"
+	is := v.Format == "debezium"
+	idle := is || l.given("value.format")
+	l.require(idle || d.Key == "string", only, "value.debezium.key", "value.format")
+	l.require(idle || d.Value == "string", only, "value.debezium.value", "value.format")
+	l.require(idle || d.Headers == "string", only, "value.debezium.headers", "value.format")
+	l.require(idle || d.Context == "", only, "value.debezium.context", "value.format")
+	l.require(idle || len(d.Envelope) == 0, only, "value.debezium.envelope", "value.format")
+	l.require(idle || !d.ExpandJSON, only, "value.debezium.expand_json", "value.format")
+	l.require(!is || d.Value == "json" || !d.ExpandJSON, "needs value.debezium.value json", "value.debezium.expand_json", "value.debezium.value")
+	l.require(!is || d.ExpandJSON || !d.KeepNulls, "needs value.debezium.expand_json", "value.debezium.keep_nulls", "value.debezium.expand_json")
+	l.require(!is || d.ExpandJSON || !d.KeepEmptyArrays, "needs value.debezium.expand_json", "value.debezium.keep_empty_arrays", "value.debezium.expand_json")
+	l.require(d.Value != "bytes" || len(d.Envelope) == 0, "must not be bytes with value.debezium.envelope", "value.debezium.value", "value.debezium.envelope")
 }
 
 // requireTemplate reports the fields that a topic's template uses but that have no

@@ -93,6 +93,9 @@ type Route struct {
 	// {column:NAME} replaced by the event's. Topics per type can be subscribed to one by one; a single
 	// topic keeps the order between types. Defaults to outbox.event.{type}.
 	Topic string `yaml:"topic" default:"outbox.event.{type}" check:"template"`
+	// Regex makes the topic of a column by a regular expression, in place of
+	// Topic.
+	Regex Regex `yaml:"regex"`
 	// Rules override Topic for some events; the first that matches wins.
 	// Defaults to none.
 	Rules []Rule `yaml:"rules"`
@@ -105,6 +108,18 @@ type Route struct {
 	Partition string `yaml:"partition" check:"column"`
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics `yaml:"create_topics"`
+}
+
+// Regex makes a topic of a column's text: one that Match matches as a whole has its
+// first match replaced, any other is the topic as it is. An empty Column turns it
+// off.
+type Regex struct {
+	// Column is the column whose text is matched. Defaults to none.
+	Column string `yaml:"column" check:"column"`
+	// Match is a regular expression in Go's syntax. Defaults to (.*).
+	Match string `yaml:"match" default:"(.*)" check:"regex"`
+	// Replace is the replacement, with $1, ${1}, ${name} and $$. Defaults to ${1}.
+	Replace string `yaml:"replace" default:"${1}"`
 }
 
 // Rule sends the events that match it to a topic. Patterns are globs (* and ?)

@@ -214,6 +214,7 @@ func (p *Pipeline) stages() (*session, error) {
 	table.Domains = p.catalog.Domains
 	rules := p.o.Rules
 	rules.Source = source
+	rules.Attributes = attributes(table, p.catalog)
 	rt, err := router.New(rules)
 	if err != nil {
 		return nil, err
@@ -221,12 +222,27 @@ func (p *Pipeline) stages() (*session, error) {
 	if p.sink == nil {
 		o := p.o.Sink
 		o.Value.Source = source
+		if o.Value.Connect != nil {
+			o.Value.Connect.Attributes = rules.Attributes
+		}
 		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
 		if p.sink, err = sink.New(o); err != nil {
 			return nil, err
 		}
 	}
 	return &session{p: p, decoder: decoder.New(table), router: rt, sink: p.sink}, nil
+}
+
+// attributes are what the catalog says of each field's column.
+func attributes(t decoder.Table, catalog replication.Catalog) []router.Attribute {
+	a := make([]router.Attribute, len(t.Columns))
+	for f, column := range t.Columns {
+		known, ok := catalog.Attributes[column.Name]
+		if a[f] = router.Attribute(known); !ok {
+			a[f].Modifier = -1
+		}
+	}
+	return a
 }
 
 // source is the CloudEvents source of an outbox: /database/schema.table, or

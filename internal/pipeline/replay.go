@@ -103,7 +103,11 @@ type replaying struct {
 func (p *Pipeline) newReplaying(catalog replication.Catalog, stream *replication.Stream, done Replayed, dryRun bool) (*replaying, error) {
 	rules, table, kafka := p.o.Rules, p.o.Table, p.o.Sink
 	rules.Replayed, rules.Source = true, source(catalog.Database, table)
+	rules.Attributes = attributes(table, catalog)
 	table.Domains, kafka.Value.Source = catalog.Domains, rules.Source
+	if kafka.Value.Connect != nil {
+		kafka.Value.Connect.Attributes = rules.Attributes
+	}
 	rt, err := router.New(rules)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,8 @@ type Column struct {
 	// Types are the names of the types it may have (pg_type.typname of the
 	// base type); nil allows any.
 	Types []string
+	// NoDefault refuses a column with a default.
+	NoDefault bool
 }
 
 // Backend identifies a server process across the reuse of its PID.
@@ -245,6 +247,14 @@ func (c *Conn) identify(ctx context.Context, meansStandby bool) error {
 type Catalog struct {
 	Database string
 	Domains  map[uint32]uint32 // the OIDs of base types, by that of the domain
+	// Attributes are those of the outbox table's columns, by name.
+	Attributes map[string]Attribute
+}
+
+// Attribute is what the catalog says of a column beside its type.
+type Attribute struct {
+	NotNull  bool
+	Modifier int32 // atttypmod
 }
 
 // Catalog returns what was read when the connection was made.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -29,7 +30,8 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 				SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
 				UNION ALL SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_type t JOIN base ON base.typtype = 'd' AND t.oid = base.typbasetype)
 			 SELECT typname FROM base WHERE typtype <> 'd'),
-			a.attgenerated::text
+			a.attgenerated::text,
+			coalesce(a.attnotnull, false)::text, coalesce(a.atttypmod, -1)::text, coalesce(a.atthasdef, false)::text
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE n.nspname = %s AND c.relname = %s ORDER BY a.attnum`, quote(c.o.Schema), quote(c.o.Table)))
@@ -48,10 +50,17 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 		return false, setupError("make it logged: ALTER TABLE "+c.tableName()+" SET LOGGED",
 			"table %s is unlogged or temporary, its rows never reach the WAL", c.tableName())
 	}
-	types, generated := make(map[string]string), make(map[string]string)
+	types, generated, defaults := make(map[string]string), make(map[string]string), make(map[string]bool)
+	c.catalog.Attributes = make(map[string]Attribute)
 	for _, row := range rows {
 		types[row[2]] = row[3]
 		generated[row[2]] = row[4]
+		defaults[row[2]] = row[7] == "true"
+		modifier, err := strconv.ParseInt(row[6], 10, 32)
+		if err != nil {
+			return false, fmt.Errorf("read the outbox table's definition: %w", err)
+		}
+		c.catalog.Attributes[row[2]] = Attribute{NotNull: row[5] == "true", Modifier: int32(modifier)}
 	}
 	for _, column := range c.o.Columns {
 		typ, ok := types[column.Name]
@@ -67,6 +76,10 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 			return false, setupError("read an ordinary column, which a trigger may fill; from PostgreSQL 18 a stored one will do, "+
 				"with publish_generated_columns = stored on the publication",
 				"%s: column %q of %s is generated, and logical replication leaves it out", column.Key, column.Name, c.tableName())
+		}
+		if column.NoDefault && defaults[column.Name] {
+			return false, setupError("drop it: ALTER TABLE "+c.tableName()+" ALTER "+quoteIdent(column.Name)+" DROP DEFAULT; or choose another form",
+				"%s: column %q of %s has a default, which Debezium's schema would name", column.Key, column.Name, c.tableName())
 		}
 	}
 	return kind == "p", nil
@@ -185,6 +198,9 @@ func (c *Conn) slot(ctx context.Context) (*offsets.Slot, error) {
 	switch {
 	case r[0] != "logical":
 		return nil, setupError("name another slot in postgres.slot", "slot %q is a %s slot", c.o.Slot, r[0])
+	case r[1] == "decoderbufs":
+		return nil, setupError("stop the connector, wait until it has published everything, drop the slot and let outboxd make its own; or let Debezium itself change to plugin.name pgoutput first",
+			"slot %q decodes with plugin decoderbufs, whose position only that plugin can go on from; outboxd reads pgoutput, and PostgreSQL cannot change a slot's plugin", c.o.Slot)
 	case r[1] != "pgoutput":
 		return nil, setupError("name another slot in postgres.slot, or drop it when its reader is gone",
 			"slot %q decodes with plugin %s, outboxd reads pgoutput", c.o.Slot, r[1])

@@ -25,6 +25,10 @@ const RegistryVersion = "3.0.9"
 // avroToolsVersion is the Apache Avro release that [ReadAvro] runs.
 const avroToolsVersion = "1.12.0"
 
+// DebeziumVersion is the release of the connector that [StartConnect]'s workers
+// have.
+const DebeziumVersion = "3.7.0.Final"
+
 const dependencyPlugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 
 // emptyPOM is a project that asks for nothing by itself.
@@ -66,7 +70,8 @@ func CacheDir() string {
 
 // Fetch makes what the named servers need present, so that later starts need
 // no network: "postgres:13" to "postgres:18" ("postgres" is the default
-// version), "kafka", "registry" and "avro-tools". What is there already costs nothing. An
+// version), "kafka", "debezium" (with Kafka Connect), "registry" and "avro-tools".
+// What is there already costs nothing. An
 // error for a tool that is missing names the command that installs it; all
 // names are tried, and all errors returned.
 func Fetch(ctx context.Context, what ...string) error {
@@ -81,6 +86,10 @@ func Fetch(ctx context.Context, what ...string) error {
 			if _, err = javaPath(); err == nil {
 				_, err = kafkaLib(ctx)
 			}
+		case w == "debezium":
+			if _, err = javaPath(); err == nil {
+				_, err = debeziumLib(ctx)
+			}
 		case w == "registry":
 			if _, err = javaPath(); err == nil {
 				_, err = registryJar(ctx)
@@ -90,7 +99,7 @@ func Fetch(ctx context.Context, what ...string) error {
 				_, err = avroToolsJar(ctx)
 			}
 		default:
-			err = fmt.Errorf("unknown name; use postgres:13 to postgres:18, kafka, registry or avro-tools")
+			err = fmt.Errorf("unknown name; use postgres:13 to postgres:18, kafka, debezium, registry or avro-tools")
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("fetch %s: %w", w, err))
@@ -158,6 +167,24 @@ const kafkaPOM = `<project>
 func kafkaLib(ctx context.Context) (string, error) {
 	return cached(ctx, "kafka-"+KafkaVersion, func(dir string) error {
 		return maven(ctx, kafkaPOM, dependencyPlugin+":copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+dir)
+	})
+}
+
+const debeziumPOM = `<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>outboxd</groupId><artifactId>debezium</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>io.debezium</groupId><artifactId>debezium-connector-postgres</artifactId><version>` + DebeziumVersion + `</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>connect-runtime</artifactId><version>` + KafkaVersion + `</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.4</version></dependency>
+  </dependencies>
+</project>
+`
+
+// debeziumLib returns the directory with the jars of Kafka Connect and Debezium.
+func debeziumLib(ctx context.Context) (string, error) {
+	return cached(ctx, "debezium-"+DebeziumVersion+"-connect-"+KafkaVersion, func(dir string) error {
+		return maven(ctx, debeziumPOM, dependencyPlugin+":copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+dir)
 	})
 }
 

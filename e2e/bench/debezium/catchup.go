@@ -146,7 +146,7 @@ func watch(ctx context.Context, c *Connect, count func() (int64, error), events 
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("after %d of %d events: %w\n%s", got, events, ctx.Err(), c.process.tail())
+			return nil, fmt.Errorf("after %d of %d events: %w\n%s", got, events, ctx.Err(), c.worker.LogTail())
 		case <-tick.C:
 		}
 	}

@@ -52,9 +52,6 @@ func TestProfiles(t *testing.T) {
 				t.Errorf("%s: %s is %q, want %q", p.Name, name, c[name], want)
 			}
 		}
-		if w := string(o.worker(8083)); !strings.Contains(w, "\nbootstrap.servers=k1:9092,k2:9092\n") {
-			t.Errorf("%s: the worker's file is\n%s", p.Name, w)
-		}
 	}
 	before := len(Default().Connector)
 	if p := Default().With(map[string]string{"a": "b", "transforms": ""}); p.Connector["a"] != "b" || len(p.Connector) != before {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -129,20 +127,4 @@ func (o Options) connector(db *pgx.ConnConfig) map[string]string {
 		}
 	}
 	return c
-}
-
-// worker returns the whole file that the worker is started with.
-func (o Options) worker(restPort int) []byte {
-	b := slices.Clone(workerProperties)
-	for _, s := range [][2]string{
-		{"bootstrap.servers", strings.Join(o.Brokers, ",")},
-		{"group.id", o.Name},
-		{"config.storage.topic", o.Name + "-config"},
-		{"offset.storage.topic", o.Name + "-offsets"},
-		{"status.storage.topic", o.Name + "-status"},
-		{"listeners", "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(restPort))},
-	} {
-		b = fmt.Appendf(b, "%s=%s\n", s[0], s[1])
-	}
-	return b
 }

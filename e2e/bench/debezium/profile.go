@@ -24,9 +24,6 @@ type Profile struct {
 //go:embed default.json tuned-throughput.json tuned-latency.json
 var profiles embed.FS
 
-//go:embed worker.properties
-var workerProperties []byte
-
 // kafkaJVM is what Kafka's own start script sets.
 var kafkaJVM = []string{
 	"-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",

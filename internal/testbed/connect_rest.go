@@ -1,4 +1,4 @@
-package debezium
+package testbed
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// rest is the worker's REST interface.
+// rest is a worker's REST interface.
 type rest struct {
 	url    string
 	client *http.Client
@@ -25,10 +25,13 @@ func newREST(port int) rest {
 	}
 }
 
-// ready reports whether the worker has joined its group.
-func (r rest) ready(ctx context.Context) bool {
-	status, _, err := r.call(ctx, http.MethodGet, "/connectors", nil)
-	return err == nil && status == http.StatusOK
+// ready returns nil once the worker has joined its group.
+func (r rest) ready(ctx context.Context) error {
+	status, body, err := r.call(ctx, http.MethodGet, "/connectors", nil)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("the worker answers %d: %s", status, body)
+	}
+	return err
 }
 
 // put creates the connector. It is not done, and is to be tried again, while
@@ -45,6 +48,15 @@ func (r rest) put(ctx context.Context, name string, config map[string]string) (d
 	default:
 		return false, fmt.Errorf("the worker answers %d: %s", status, body)
 	}
+}
+
+// delete removes the connector; its offsets stay.
+func (r rest) delete(ctx context.Context, name string) error {
+	status, body, err := r.call(ctx, http.MethodDelete, "/connectors/"+name, nil)
+	if err == nil && status != http.StatusNoContent {
+		err = fmt.Errorf("the worker answers %d: %s", status, body)
+	}
+	return err
 }
 
 // running reports whether the connector and its one task run; an error says
