@@ -46,8 +46,8 @@ func commit(t *testing.T, c *Committer, want pglogrepl.LSN) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != want {
-		t.Errorf("committed %d, want %d", got, want)
+	if got.LSN != want {
+		t.Errorf("committed %d, want %d", got.LSN, want)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestCommitterStoresBeforeItTells(t *testing.T) {
 	d.expect(t) // nothing new, nobody is bothered
 
 	tx := tr.Begin()
-	tx.Add()
+	tx.Add(Event{})
 	tx.Commit(testStart + 10)
 	commit(t, c, testStart)
 	d.expect(t) // nothing acknowledged
@@ -85,8 +85,8 @@ func TestCommitterTellsNothingWhenTheStoreFails(t *testing.T) {
 	c := NewCommitter(tr, d, Position{LSN: testStart}, d.tell)
 	tr.Idle(testStart + 10)
 	got, err := c.Commit(context.Background())
-	if !errors.Is(err, full) || got != testStart {
-		t.Errorf("committed %d, %v; want %d and the store's error", got, err, testStart)
+	if !errors.Is(err, full) || got.LSN != testStart {
+		t.Errorf("committed %d, %v; want %d and the store's error", got.LSN, err, testStart)
 	}
 	d.expect(t)
 

@@ -14,6 +14,36 @@ type Position struct {
 	Timeline int32         // the timeline the position was confirmed on
 	Slot     string        // the slot that delivered it
 	LSN      pglogrepl.LSN // the end of the last confirmed transaction
+	// Inside is the last event that was delivered of a transaction behind LSN,
+	// zero when that is none: streaming resumes at LSN, and passes over the
+	// events up to this one, which decoding repeats exactly.
+	Inside Event
+}
+
+// Event names an event by its position: the LSN of its transaction's commit
+// record, and its number there, from 1. Zero is before every event.
+type Event struct {
+	CommitLSN pglogrepl.LSN
+	Number    uint32
+}
+
+// After reports whether e comes after f in commit order.
+func (e Event) After(f Event) bool {
+	return e.CommitLSN > f.CommitLSN || e.CommitLSN == f.CommitLSN && e.Number > f.Number
+}
+
+// after reports whether a server whose history ends at end lacks some of what p
+// says was delivered. A commit record that begins before the end is part of it.
+func (p Position) after(end pglogrepl.LSN) bool {
+	return p.LSN > end || p.Inside != Event{} && p.Inside.CommitLSN >= end
+}
+
+// String returns the position for people.
+func (p Position) String() string {
+	if p.Inside == (Event{}) {
+		return p.LSN.String()
+	}
+	return fmt.Sprintf("%s and event %d of the transaction committed at %s", p.LSN, p.Inside.Number, p.Inside.CommitLSN)
 }
 
 // Server is what the server says of itself and of the slot at a start.
@@ -104,16 +134,16 @@ func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
 	}
 	if stored.Timeline != server.Timeline {
 		left, known := server.Switches[stored.Timeline]
-		if !known || left < stored.LSN {
+		if !known || stored.after(left) {
 			return 0, &RefusedError{ErrForeignTimeline,
 				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
-					stored.LSN, stored.Timeline, server.Timeline, switchText(left, known)),
+					stored, stored.Timeline, server.Timeline, switchText(left, known)),
 				"the server was promoted or restored without the last transactions that were published; compare the outbox table with Kafka, then " + acceptGap}
 		}
 	}
-	if stored.LSN > server.FlushLSN {
+	if stored.after(server.FlushLSN) {
 		return 0, &RefusedError{ErrServerBehind,
-			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored.LSN, server.FlushLSN),
+			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored, server.FlushLSN),
 			"the server was restored from a backup or lost its newest WAL; compare the outbox table with Kafka, then " + acceptGap}
 	}
 	if slot.ConfirmedFlush > stored.LSN {
@@ -128,7 +158,7 @@ func storedLSN(p *Position) string {
 	if p == nil {
 		return "an unknown position"
 	}
-	return p.LSN.String()
+	return p.String()
 }
 
 func switchText(lsn pglogrepl.LSN, known bool) string {

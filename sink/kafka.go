@@ -36,9 +36,12 @@ type Options struct {
 	Value       Value
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
-	Log          zerolog.Logger
+	// TransactionalID makes the sink transactional: see Fence. "": it is not.
+	TransactionalID string
+	Log             zerolog.Logger
 	// OnAck, if set, is called for each acknowledged event from the client's
-	// goroutine, before its receipt is told.
+	// goroutine, before its receipt is told. With transactions it is called by
+	// Commit.
 	OnAck func(topic string, committed, acked time.Time)
 	// Client adds options of the Kafka client; tests use it.
 	Client []kgo.Opt
@@ -69,6 +72,8 @@ type Kafka struct {
 	sending context.Context
 
 	inFlight atomic.Int64
+	txn      *transaction // nil: the sink is not transactional
+
 	// progress is when Kafka last acknowledged something, or when the first
 	// event was sent after a time with nothing in flight; Unix nanoseconds.
 	progress atomic.Int64
@@ -98,9 +103,7 @@ func New(o Options) (*Kafka, error) {
 	k.ctx, k.cancel = context.WithCancelCause(context.Background())
 	var stopSending context.CancelFunc
 	k.sending, stopSending = context.WithCancel(k.ctx)
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(o.Brokers...),
-		kgo.ClientID(o.ClientID),
+	opts := append(o.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(o.Linger),
@@ -108,7 +111,7 @@ func New(o Options) (*Kafka, error) {
 		// The bound is on memory and lies before the sink (the frames' memory);
 		// a second one here could only block the reader of the replication
 		// connection, which must keep answering keepalives.
-		kgo.MaxBufferedRecords(1 << 30),
+		kgo.MaxBufferedRecords(1<<30),
 		// A topic just made, or a broker just restarted, is unknown for a
 		// while. Giving up would fail everything that is buffered.
 		kgo.UnknownTopicRetries(-1),
@@ -116,18 +119,15 @@ func New(o Options) (*Kafka, error) {
 		// nothing had happened.
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
-		kgo.RetryBackoffFn(retryBackoff),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
-	}
+	)
 	if !o.CreateTopics.Enabled {
 		// The broker's own setting decides, as for any producer.
 		opts = append(opts, kgo.AllowAutoTopicCreation())
 	}
-	if o.TLS != nil {
-		opts = append(opts, kgo.DialTLSConfig(o.TLS))
-	}
-	if o.SASL != nil {
-		opts = append(opts, kgo.SASL(o.SASL))
+	if o.TransactionalID != "" {
+		k.txn = &transaction{begun: make(chan struct{}, 1)}
+		opts = append(opts, transactional(o.TransactionalID)...)
 	}
 	k.client, err = kgo.NewClient(append(opts, o.Client...)...)
 	if err != nil {
@@ -135,6 +135,23 @@ func New(o Options) (*Kafka, error) {
 	}
 	k.admin = kadm.NewClient(k.client)
 	return k, nil
+}
+
+// Connection returns the options of a client of the same cluster.
+func (o *Options) Connection() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(o.Brokers...),
+		kgo.ClientID(o.ClientID),
+		kgo.RetryBackoffFn(retryBackoff),
+		kgo.WithLogger(clientLog{o.Log}),
+	}
+	if o.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(o.TLS))
+	}
+	if o.SASL != nil {
+		opts = append(opts, kgo.SASL(o.SASL))
+	}
+	return opts
 }
 
 func compression(name string) (kgo.CompressionCodec, error) {
@@ -198,6 +215,10 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
 	}
+	if k.txn != nil {
+		k.txn.produce(k, d)
+		return nil
+	}
 	k.client.Produce(k.sending, &d.record, k.finish)
 	return nil
 }
@@ -205,6 +226,9 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 // finished runs on the client's goroutine, once for each record.
 func (k *Kafka) finished(r *kgo.Record, err error) {
 	d := r.Context.(*Delivery)
+	if err == nil && k.txn != nil {
+		err = k.txn.holds(r)
+	}
 	if err != nil {
 		k.fail(d, err)
 		d.Memory.Release(d.charged)
@@ -213,7 +237,10 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	}
 	now := time.Now()
 	k.progress.Store(now.UnixNano())
-	if k.onAck != nil {
+	switch {
+	case k.txn != nil:
+		k.txn.acked = append(k.txn.acked, ackedEvent{d.Topic, d.committed})
+	case k.onAck != nil:
 		k.onAck(d.Topic, d.committed, now)
 	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
@@ -234,15 +261,20 @@ func (k *Kafka) fail(d *Delivery, err error) {
 		// The refused one's own answer is on its way here.
 		return
 	}
-	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, err)
+	err = fmt.Errorf("deliver event %s to topic %q: %w", d.position, d.Topic, k.lost(err))
 	if k.permanent(d.Topic, err) {
 		err = fmt.Errorf("%w: %w", ErrUndeliverable, err)
 	}
-	k.cancel(&FailedError{err})
+	k.cancel(&FailedError{err, d.position})
 }
 
 // FailedError is the failure of a sink.
-type FailedError struct{ Err error }
+type FailedError struct {
+	Err error
+	// Position is that of the event that could not be delivered, zero when it
+	// was not about one.
+	Position decoder.Position
+}
 
 func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
@@ -290,4 +322,11 @@ func (k *Kafka) Waiting() time.Duration {
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
 	k.client.Close()
+	if k.txn != nil {
+		for _, d := range k.txn.queue { // never handed to the client
+			d.Memory.Release(d.charged)
+			k.inFlight.Add(-1)
+		}
+		k.txn.queue = nil
+	}
 }

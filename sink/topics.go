@@ -59,7 +59,7 @@ func (k *Kafka) admit(r *kgo.Record) error {
 		before := l.bytes
 		k.askAfter = time.Time{}
 		if l = k.learn(r.Topic); l.bytes != before {
-			k.cancel(&FailedError{errLimitChanged})
+			k.cancel(&FailedError{Err: errLimitChanged})
 			return k.Err()
 		}
 		if l.source == assumed {

@@ -35,14 +35,15 @@ var rooms = map[string]room{
 	"offsets": {nil, "what is safe to confirm is decided in one place, which depends on nothing that could ask it to confirm more"},
 
 	"internal/replication": {[]string{"offsets"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
-	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/status"},
+	"internal/positions":   {[]string{"offsets"}, "a store holds a position and does not judge it; what is in a transaction with it is the sink's matter"},
+	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/status"},
 		"the pipeline joins the stages; what the user configured is handed to it"},
 	"internal/config": {nil, "the configuration is read without the stages; cmd turns it into their options"},
 	"internal/status": {nil, "the stages report to status; it never reaches back"},
 	"internal/arrows": {nil, "it is a test"},
 
 	"internal/testbed": {nil, "servers for tests: it knows nothing of the program"},
-	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/pipeline", "internal/config", "internal/status"},
+	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/pipeline", "internal/config", "internal/status"},
 		"the program has no use for the tests' servers"},
 }
 

@@ -16,6 +16,8 @@ func (l *loader) checkRelations() {
 	delivery, retry := l.config.Delivery, l.config.Errors.Retry
 	l.require(delivery.Store != "file" || delivery.File != "",
 		"must not be empty; delivery.store file needs it", "delivery.file", "delivery.store")
+	l.require(delivery.Guarantee != "exactly_once" || delivery.Store != "file",
+		"must not be file with delivery.guarantee exactly_once: the position is committed in the same Kafka transaction as its events", "delivery.store", "delivery.guarantee")
 	l.require(retry.Min <= retry.Max,
 		"is more than errors.retry.max", "errors.retry.min", "errors.retry.max")
 }

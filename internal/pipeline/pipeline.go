@@ -11,7 +11,8 @@
 // A session is one replication connection. A fault of PostgreSQL ends the
 // session only: what was sent is waited for, and the next session goes on behind
 // it. A failed delivery ends the session and the sink: the next session starts
-// again from the last confirmed position.
+// again from the last confirmed position. What exactly_once adds is told in
+// exactlyonce.go.
 package pipeline
 
 import (
@@ -26,6 +27,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"outboxd/decoder"
+	"outboxd/internal/positions"
 	"outboxd/internal/replication"
 	"outboxd/internal/status"
 	"outboxd/offsets"
@@ -35,11 +37,14 @@ import (
 
 // Options join the options of the stages.
 type Options struct {
-	Source       replication.Options
-	Table        decoder.Table
-	Rules        router.Rules
-	Sink         sink.Options
-	Store        offsets.Store // nil: the slot is the only store
+	Source replication.Options
+	Table  decoder.Table
+	Rules  router.Rules
+	Sink   sink.Options
+	Store  offsets.Store // nil: the slot is the only store
+	// Positions makes delivery exactly once, with the positions kept here. The
+	// sink's options name a transactional id, and Store is nil.
+	Positions    *positions.Store
 	ConfirmEvery time.Duration
 	RetryMin     time.Duration
 	RetryMax     time.Duration
@@ -57,7 +62,13 @@ type Pipeline struct {
 	log zerolog.Logger
 
 	// known is the last confirmed position, nil before the first session.
-	known *offsets.Position
+	known  *offsets.Position
+	loaded bool // known was looked for in the store
+	// exactly is nil with at-least-once delivery.
+	exactly *exactlyOnce
+	// refused is the event that Kafka refused for ever, and aborted with it what
+	// came before it in its transaction: that is sent again, without it.
+	refused *sink.FailedError
 	// shared says that another process may have confirmed more than known: at
 	// first, and since the slot was seen in use by another connection.
 	shared bool
@@ -77,7 +88,12 @@ type Pipeline struct {
 // New returns a pipeline that is not running.
 func New(o Options) *Pipeline {
 	o.Sink.OnAck = o.Status.Acked
-	return &Pipeline{o: o, log: o.Log, shared: true}
+	p := &Pipeline{o: o, log: o.Log, shared: true}
+	if o.Positions != nil {
+		p.exactly = newExactlyOnce(p, o.Positions)
+		p.o.Store = p.exactly
+	}
+	return p
 }
 
 // ErrUnclean is returned by a stop that had to leave events unacknowledged or
@@ -92,14 +108,10 @@ func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
 			p.sink.Close()
 		}
 	}()
-	var err error
-	if p.known, err = p.stored(ctx); err != nil {
-		return err
-	}
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
 		started := time.Now()
-		err := p.session(ctx, hurry)
+		err := p.exactly.fenced(p.session(ctx, hurry))
 		if err == nil || permanent(err) || errors.Is(err, ErrUnclean) {
 			return err
 		}
@@ -132,6 +144,9 @@ func permanent(err error) bool {
 	return errors.As(err, &refused) ||
 		errors.Is(err, replication.ErrSetup) ||
 		errors.Is(err, decoder.ErrProtocol) ||
+		errors.Is(err, offsets.ErrUnusable) ||
+		errors.Is(err, ErrTakenOver) ||
+		errors.Is(err, errForeignID) ||
 		errors.Is(err, ErrPoison)
 }
 
@@ -160,6 +175,16 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
 		p.memory, p.published = replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
 	}
+	if err := p.exactly.check(ctx); err != nil {
+		return err
+	}
+	if !p.loaded {
+		var err error
+		if p.known, err = p.stored(ctx); err != nil {
+			return err
+		}
+		p.loaded = true
+	}
 	stream, err := p.connect(ctx)
 	if err != nil {
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
@@ -167,22 +192,23 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		}
 		return err
 	}
-	source, table := source(p.catalog.Database, p.o.Table), p.o.Table
+	table := p.o.Table
 	table.Domains = p.catalog.Domains
 	rules := p.o.Rules
-	rules.Source = source
+	rules.Source = source(p.catalog.Database, p.o.Table)
 	rt, err := router.New(rules)
 	if err != nil {
 		stream.Close()
 		return err
 	}
 	if p.sink == nil {
-		o := p.o.Sink
-		o.Value.Source = source
-		if p.sink, err = sink.New(o); err != nil {
+		if err := p.openSink(p.catalog.Database); err != nil {
 			stream.Close()
 			return err
 		}
+	}
+	if inside := decoder.Position(p.known.Inside); inside.After(p.published) {
+		p.published = inside
 	}
 	s := &session{
 		p:       p,
@@ -190,9 +216,13 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		decoder: decoder.New(table),
 		router:  rt,
 		sink:    p.sink,
-		tracker: offsets.NewTracker(p.known.LSN),
+		tracker: offsets.NewTrackerInside(p.known.LSN, p.known.Inside),
 	}
-	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, stream.Confirm)
+	tell := stream.Confirm
+	if p.exactly != nil {
+		tell = func(c offsets.Confirmed) { s.committed = c }
+	}
+	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, tell)
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
 		InFlightBytes:  p.memory.Used,
@@ -201,6 +231,13 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		OldestUnacked:  p.sink.Waiting,
 	})
 	return s.run(ctx, hurry)
+}
+
+func (p *Pipeline) openSink(database string) (err error) {
+	o := p.o.Sink
+	o.Value.Source = source(database, p.o.Table)
+	p.sink, err = sink.New(o)
+	return err
 }
 
 // source is the CloudEvents source of an outbox: /database/schema.table, a
@@ -233,6 +270,16 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err != nil {
 		return nil, err
 	}
+	if p.exactly != nil && server.Slot != nil && (p.shared || p.sink == nil) {
+		if server.Slot.Active {
+			p.shared, p.exactly.claimed = true, false
+			return nil, replication.SlotInUse(errors.New("it is active"))
+		}
+		if err := p.exactly.take(ctx, conn.Catalog().Database); err != nil {
+			return nil, err
+		}
+		p.shared = true // the position may be another than we know
+	}
 	if p.shared && server.Slot != nil {
 		// Read after the slot and before the end of the WAL: another process
 		// that confirms meanwhile stores a position before the slot has it and
@@ -256,7 +303,10 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		start = server.Slot.ConfirmedFlush
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
-	changed := p.known == nil || *p.known != known
+	if err == nil && p.known != nil {
+		known.Inside = p.known.Inside
+	}
+	changed := p.known == nil || *p.known != known || p.exactly != nil && p.exactly.claimDue
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
 	stream, startErr := conn.Start(ctx, start, p.memory)
 	if startErr != nil {
@@ -271,14 +321,29 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	// Only who has the slot may write the store: another process may still
 	// have written newer positions until now.
 	if p.o.Store != nil && changed {
-		if err := p.o.Store.Save(ctx, known); err != nil {
+		saving, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		if err := p.o.Store.Save(saving, known); err != nil {
 			stream.Close()
-			return nil, fmt.Errorf("store position %s: %w", known.LSN, err)
+			p.giveUpSink()
+			return nil, fmt.Errorf("store position %s: %w", known, err)
 		}
 	}
 	p.shared = false
 	p.o.AcceptGap = false // it is for the start only
 	return stream, nil
+}
+
+// storeTimeout bounds a save while nothing else goes on.
+const storeTimeout = 10 * time.Second
+
+// giveUpSink makes the next session begin with a new sink, if the one there is
+// can have lost its transaction.
+func (p *Pipeline) giveUpSink() {
+	if p.exactly != nil && p.sink != nil {
+		p.sink.Close()
+		p.sink = nil
+	}
 }
 
 // stored is what the store holds, nil when there is nothing or no store.
