@@ -1,0 +1,305 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/internal/testbed"
+)
+
+// exactlyOnce makes a scenario of it, with positions in a topic of its own.
+func exactlyOnce(s *scenario) *scenario {
+	s.extra = fmt.Sprintf("delivery: {guarantee: exactly_once, topic: %s-positions, confirm_interval: 50ms}\nerrors: {retry: {min: 50ms, max: 500ms}}", s.topic)
+	return s
+}
+
+// readCommitted are the topics' records as a consumer with isolation.level
+// read_committed sees them. It reads to where the partitions end, so that a
+// transaction left open is waited for.
+func (s *scenario) readCommitted() []record {
+	s.t.Helper()
+	return s.readWith(kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+}
+
+// verifyOnce is verify for a consumer of committed records, and demands that
+// nothing was repeated.
+func (s *scenario) verifyOnce() report {
+	s.t.Helper()
+	r := s.verifyRecords(s.readCommitted(), s.rows(), nil)
+	if r.repeated != 0 || r.records != r.committed {
+		s.t.Errorf("not exactly once: %+v", r)
+	}
+	return r
+}
+
+// checkpointOnce is checkpoint against what is committed in Kafka: the position
+// is read first, and what is stable afterwards must hold everything before it.
+func (s *scenario) checkpointOnce() {
+	s.t.Helper()
+	c := checkpoint{confirmed: s.confirmed()}
+	client := s.client()
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	names := s.topicsBy(ctx, admin)
+	if len(names) == 0 {
+		return
+	}
+	for {
+		var err error
+		if c.ends, err = admin.ListCommittedOffsets(ctx, names...); err == nil {
+			err = c.ends.Error()
+		}
+		if err == nil {
+			s.checkpoints = append(s.checkpoints, c)
+			return
+		}
+		if ctx.Err() != nil {
+			s.t.Fatalf("list committed offsets: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// kill -9 at any moment, also between the commit of a Kafka transaction and the
+// confirmation to PostgreSQL: each event arrives once.
+func TestExactlyOnceKill9UnderLoad(t *testing.T) {
+	const seed = 20261122
+	rounds := 8
+	if *soak {
+		rounds = 50
+	}
+	s := exactlyOnce(newScenario(t, nil, nil))
+	random := rand.New(rand.NewPCG(seed, 0))
+	s.startStreaming().kill() // makes the slot before the first event
+	l := s.startLoad(4, 40, 2*time.Millisecond, seed)
+	for round := range rounds {
+		c := s.startStreaming()
+		before := l.committed.Load()
+		waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+100 })
+		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
+		if !c.running() {
+			t.Fatalf("round %d: the connector ended by itself:\n%s", round, c.tail(20))
+		}
+		s.checkpointOnce() // while it runs
+		c.kill()
+		s.checkpointOnce()
+	}
+	l.stop()
+	c := s.startStreaming()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	s.checkpointOnce()
+	r := s.verifyOnce()
+	if t.Logf("%d rounds: %+v", rounds, r); r.committed < 1000 {
+		t.Errorf("the scenario was too tame to mean anything: %+v", r)
+	}
+}
+
+// A large transaction of PostgreSQL spans many of Kafka: killed again and again
+// inside it, the connector goes on behind the last one that is committed.
+func TestExactlyOnceInsideLargeTransaction(t *testing.T) {
+	rows, step := 60_000, int64(12_000)
+	if *soak {
+		rows, step = 300_000, 20_000
+	}
+	s := exactlyOnce(newScenario(t, nil, nil))
+	s.startStreaming().kill()
+	s.events(1, rows)
+	for {
+		before := s.arrived()
+		c := s.start()
+		waitFor(t, 60*time.Second, func() (string, bool) {
+			if !c.running() {
+				t.Fatalf("the connector ended:\n%s", c.tail(20))
+			}
+			n := s.arrived()
+			return fmt.Sprintf("%d records arrived", n), n >= before+step || n >= int64(rows)
+		})
+		c.kill()
+		s.checkpointOnce()
+		if s.arrived() >= int64(rows) {
+			break
+		}
+	}
+	c := s.startStreaming()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	t.Logf("%+v", s.verifyOnce())
+}
+
+// The process stands still for longer than the transaction's time-out, inside a
+// transaction. The coordinator aborts it and fences the producer, as another
+// process would; nobody has taken over, and it goes on.
+func TestExactlyOnceTransactionTimesOut(t *testing.T) {
+	kafka := ownKafka(t, testbed.KafkaOptions{Settings: map[string]string{
+		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+	}})
+	s := exactlyOnce(newScenario(t, nil, kafka))
+	c := s.startStreaming()
+	l := s.startLoad(4, 40, time.Millisecond, 5)
+	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > 500 })
+	// Stopped at any moment, it is most likely inside a transaction.
+	c.signal(syscall.SIGSTOP)
+	client := s.client()
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	id := "outboxd-" + s.slotName
+	state := func() string {
+		txns, err := admin.DescribeTransactions(context.Background(), id)
+		if err != nil {
+			return err.Error()
+		}
+		return txns[id].State
+	}
+	for tries := 0; state() != "Ongoing"; tries++ {
+		if tries > 200 {
+			t.Fatalf("never stopped inside a transaction: %s", state())
+		}
+		c.signal(syscall.SIGCONT)
+		time.Sleep(time.Duration(5+tries%23) * time.Millisecond)
+		c.signal(syscall.SIGSTOP)
+		time.Sleep(20 * time.Millisecond) // what is on its way to the coordinator arrives
+	}
+	waitFor(t, 60*time.Second, func() (string, bool) { now := state(); return now, now == "CompleteAbort" })
+	c.signal(syscall.SIGCONT)
+	before := s.confirmed()
+	waitFor(t, 60*time.Second, func() (string, bool) { return "it does not go on", s.confirmed() > before })
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	if !c.running() {
+		t.Fatalf("the connector ended:\n%s", c.tail(20))
+	}
+	c.stop()
+	s.checkpointOnce()
+	t.Logf("%+v", s.verifyOnce())
+	if !c.logged("transactional id") {
+		t.Errorf("it was not fenced, so that nothing was tested:\n%s", c.tail(20))
+	}
+}
+
+// Two processes by mistake. They can meet only when the first has lost the slot
+// and does not know: it is cut off from PostgreSQL inside a transaction, and not
+// from Kafka.
+func TestExactlyOnceTwoProcesses(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	proxy, err := testbed.NewProxy(s.postgres.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	direct := s.dsn
+	s.through(proxy)
+	first := s.startStreaming()
+	l := s.startLoad(4, 40, time.Millisecond, 7)
+	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > 500 })
+	// The first hears nothing any more and does not know it. What it has read it
+	// goes on sending when it is woken.
+	first.signal(syscall.SIGSTOP)
+	proxy.Stall(testbed.Both, true)
+	s.dsn = direct
+	second := s.start()
+	second.waitLog("slot is in use", 30*time.Second)
+	s.execIn("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+s.slotName+"'")
+	second.waitLog(`"message":"streaming"`, 30*time.Second)
+	// Bytes that the first was sent before: a whole transaction of its own.
+	first.signal(syscall.SIGCONT)
+	proxy.Stall(testbed.Both, false)
+	first.failsWith(1, "another process has taken over", "outboxd-"+s.slotName, s.slotName)
+	before := l.committed.Load()
+	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+500 })
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	second.stop()
+	s.checkpointOnce()
+	t.Logf("%+v", s.verifyOnce())
+}
+
+// PostgreSQL crashes under load.
+func TestExactlyOncePostgresCrashes(t *testing.T) {
+	postgres := ownPostgres(t, testbed.PostgresOptions{})
+	s := exactlyOnce(newScenario(t, postgres, nil))
+	c := s.startStreaming()
+	l := s.startLoad(4, 30, time.Millisecond, 11)
+	for range 2 {
+		before := l.committed.Load()
+		waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+1000 })
+		if err := postgres.StopImmediate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := postgres.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	s.checkpointOnce()
+	t.Logf("%+v", s.verifyOnce())
+}
+
+// Brokers are killed, among them the coordinator of the transactions, in a
+// cluster of three where two must be in sync.
+func TestExactlyOnceBrokersKilled(t *testing.T) {
+	kafka := ownKafka(t, testbed.KafkaOptions{Brokers: 3})
+	s := exactlyOnce(newScenario(t, nil, kafka))
+	c := s.startStreaming()
+	l := s.startLoad(4, 30, 2*time.Millisecond, 17)
+	rounds := 2
+	if *soak {
+		rounds = 12
+	}
+	for range rounds {
+		before := l.committed.Load()
+		waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+500 })
+		i := s.coordinator()
+		if err := kafka.Kill(i); err != nil {
+			t.Fatal(err)
+		}
+		at := s.confirmed()
+		waitFor(t, 90*time.Second, func() (string, bool) { return "it does not go on without the broker", s.confirmed() > at })
+		if *soak { // and the process with it
+			c.kill()
+			s.checkpointOnce()
+			c = s.start()
+		}
+		if err := kafka.Start(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.stop()
+	s.waitConfirmed(90 * time.Second)
+	c.stop()
+	s.checkpointOnce()
+	t.Logf("%+v", s.verifyOnce())
+}
+
+// coordinator is the broker that coordinates the connector's transactions.
+func (s *scenario) coordinator() int {
+	s.t.Helper()
+	client := s.client()
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	id := "outboxd-" + s.slotName
+	for {
+		found := kadm.NewClient(client).FindTxnCoordinators(ctx, id)[id]
+		for i := range s.kafka.Brokers() {
+			if found.Err == nil && s.kafka.NodeID(i) == found.NodeID {
+				return i
+			}
+		}
+		if ctx.Err() != nil {
+			s.t.Fatalf("find the coordinator: %v", found.Err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
