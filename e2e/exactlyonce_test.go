@@ -140,10 +140,7 @@ func TestExactlyOnceInsideLargeTransaction(t *testing.T) {
 // transaction. The coordinator aborts it and fences the producer, as another
 // process would; nobody has taken over, and it goes on.
 func TestExactlyOnceTransactionTimesOut(t *testing.T) {
-	kafka := ownKafka(t, testbed.KafkaOptions{Settings: map[string]string{
-		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
-	}})
-	s := exactlyOnce(newScenario(t, nil, kafka))
+	s := exactlyOnce(newScenario(t, nil, nil))
 	c := s.startStreaming()
 	l := s.startLoad(4, 40, time.Millisecond, 5)
 	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > 500 })
@@ -169,8 +166,10 @@ func TestExactlyOnceTransactionTimesOut(t *testing.T) {
 		c.signal(syscall.SIGSTOP)
 		time.Sleep(20 * time.Millisecond) // what is on its way to the coordinator arrives
 	}
+	l.stop()
 	waitFor(t, 60*time.Second, func() (string, bool) { now := state(); return now, now == "CompleteAbort" })
 	c.signal(syscall.SIGCONT)
+	l = s.startLoad(4, 40, 5*time.Millisecond, 6)
 	before := s.confirmed()
 	waitFor(t, 60*time.Second, func() (string, bool) { return "it does not go on", s.confirmed() > before })
 	l.stop()
@@ -204,13 +203,14 @@ func TestExactlyOnceTwoProcesses(t *testing.T) {
 	// The first hears nothing any more and does not know it. What it has read it
 	// goes on sending when it is woken.
 	first.signal(syscall.SIGSTOP)
+	held := l.committed.Load()
+	waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > held+500 })
 	proxy.Stall(testbed.Both, true)
 	s.dsn = direct
 	second := s.start()
 	second.waitLog("slot is in use", 30*time.Second)
 	s.execIn("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+s.slotName+"'")
 	second.waitLog(`"message":"streaming"`, 30*time.Second)
-	// Bytes that the first was sent before: a whole transaction of its own.
 	first.signal(syscall.SIGCONT)
 	proxy.Stall(testbed.Both, false)
 	first.failsWith(1, "another process has taken over", "outboxd-"+s.slotName, s.slotName)

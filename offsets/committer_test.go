@@ -130,3 +130,24 @@ func TestCommitterNeverGoesBack(t *testing.T) {
 	commit(t, c, testStart+200)
 	d.expect(t, entry{"tell", testStart + 200})
 }
+
+// Inside a transaction the store hears of what is delivered, and PostgreSQL does
+// not.
+func TestCommitterInsideTransaction(t *testing.T) {
+	store, told := &memoryStore{}, 0
+	tr := NewTracker(testStart)
+	c := NewCommitter(tr, store, Position{LSN: testStart}, func(Confirmed) { told++ })
+	tx := tr.Begin()
+	tx = tx.Add(Event{testStart + 50, 1})
+	tr.Cut()
+	tx.Acknowledge()
+	commit(t, c, testStart)
+	if want := (Position{LSN: testStart, Inside: Event{testStart + 50, 1}}); store.p != want || told != 0 {
+		t.Errorf("stored %+v, told %d times; want %+v, and nothing told", store.p, told, want)
+	}
+	tx.Commit(testStart + 60)
+	commit(t, c, testStart+60)
+	if want := (Position{LSN: testStart + 60}); store.p != want || told != 1 {
+		t.Errorf("stored %+v, told %d times; want %+v, told once", store.p, told, want)
+	}
+}

@@ -88,17 +88,9 @@ func (s *Store) listOffset(ctx context.Context, which int64) (int64, error) {
 	t.Partitions = append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
 	for {
-		resp, err := req.RequestWith(ctx, s.client)
-		if err != nil {
-			return 0, err
-		}
-		if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-			return 0, errors.New("the brokers do not say where the partition ends")
-		}
-		answer := resp.Topics[0].Partitions[0]
-		err = kerr.ErrorForCode(answer.ErrorCode)
+		offset, err := listOnce(ctx, s.client, req)
 		if err == nil {
-			return answer.Offset, nil
+			return offset, nil
 		}
 		// A topic just made, or a leader just elected.
 		if !kerr.IsRetriable(err) {
@@ -108,6 +100,18 @@ func (s *Store) listOffset(ctx context.Context, which int64) (int64, error) {
 			return 0, err
 		}
 	}
+}
+
+func listOnce(ctx context.Context, client *kgo.Client, req *kmsg.ListOffsetsRequest) (int64, error) {
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return 0, err
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, errors.New("the brokers do not say where the partition ends")
+	}
+	answer := resp.Topics[0].Partitions[0]
+	return answer.Offset, kerr.ErrorForCode(answer.ErrorCode)
 }
 
 // fetch reads committed records from an offset on, and returns where to go on.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -26,9 +27,12 @@ type Options struct {
 	Client []kgo.Opt
 }
 
+// loadTimeout bounds one attempt to load: the operator hears why it takes so long.
+const loadTimeout = 30 * time.Second
+
 // Store is the positions' topic, seen by one slot. It is used by one goroutine
-// at a time. A cluster that is down makes its calls wait, until their context
-// ends: the position is not known before.
+// at a time. An error that does not wrap offsets.ErrUnusable is a fault that may
+// pass, such as a cluster that is down.
 type Store struct {
 	o       Options
 	client  *kgo.Client
@@ -41,6 +45,8 @@ func New(o Options) (*Store, error) {
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.UnknownTopicRetries(-1),
+		// A topic just made is soon seen.
+		kgo.MetadataMinAge(250*time.Millisecond),
 		// What Save wrote last must be the newest: no second partition, and no
 		// key's hash.
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
@@ -86,11 +92,14 @@ func (s *Store) Load(ctx context.Context) (*offsets.Position, error) {
 
 // LoadOwned returns the stored position and the owner of its record.
 func (s *Store) LoadOwned(ctx context.Context) (p *offsets.Position, owner string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	if err := s.check(ctx); err != nil {
 		return nil, "", err
 	}
 	r, err := s.newest(ctx)
 	if err != nil {
+		s.checked = false // it may have been deleted
 		return nil, "", fmt.Errorf("read topic %q (delivery.topic): %w", s.o.Topic, err)
 	}
 	if r == nil || r.Value == nil {
