@@ -223,6 +223,34 @@ func TestExactlyOnceTwoProcesses(t *testing.T) {
 	t.Logf("%+v", s.verifyOnce())
 }
 
+// What an older process has left open is fenced before the position is read: its
+// transaction ends there, and does not count, whatever the older one does then.
+// Read first, the position would have to wait for it, or be another afterwards.
+func TestExactlyOnceFencesBeforeItReads(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	s.startStreaming().stop()
+	older := s.client(kgo.TransactionalID("outboxd-"+s.slotName), kgo.TransactionTimeout(5*time.Minute))
+	defer older.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := older.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	far := fmt.Sprintf(`{"system_id":"1","timeline":1,"slot":%q,"lsn":"FFFF/0"}`, s.slotName)
+	if err := older.ProduceSync(ctx, &kgo.Record{Topic: s.topic + "-positions", Key: []byte(s.slotName), Value: []byte(far)}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	s.events(1, 10)
+	c := s.startStreaming()
+	if err := older.EndTransaction(ctx, kgo.TryCommit); err == nil {
+		t.Error("the older process could still commit")
+	}
+	t.Log(time.Now(), c.tail(10))
+	s.waitConfirmed(30 * time.Second)
+	c.stop()
+	s.verifyOnce()
+}
+
 // PostgreSQL crashes under load.
 func TestExactlyOncePostgresCrashes(t *testing.T) {
 	postgres := ownPostgres(t, testbed.PostgresOptions{})

@@ -178,12 +178,10 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if err := p.exactly.check(ctx); err != nil {
 		return err
 	}
-	if !p.loaded {
-		var err error
-		if p.known, err = p.stored(ctx); err != nil {
+	if p.exactly == nil && !p.loaded {
+		if err := p.load(ctx); err != nil {
 			return err
 		}
-		p.loaded = true
 	}
 	stream, err := p.connect(ctx)
 	if err != nil {
@@ -266,7 +264,13 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	server, err := conn.Prepare(ctx, p.known == nil || p.o.AcceptGap)
+	// A slot is made only where no position is stored.
+	server, err := conn.Prepare(ctx, p.loaded && p.known == nil || p.o.AcceptGap)
+	if err == nil && server.Slot == nil && !p.loaded {
+		if err = p.load(ctx); err == nil {
+			server, err = conn.Prepare(ctx, p.known == nil)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +288,7 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		// Read after the slot and before the end of the WAL: another process
 		// that confirms meanwhile stores a position before the slot has it and
 		// after the WAL does, so neither can seem to contradict the store.
-		if p.known, err = p.stored(ctx); err != nil {
+		if err := p.load(ctx); err != nil {
 			return nil, err
 		}
 		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
@@ -346,10 +350,17 @@ func (p *Pipeline) giveUpSink() {
 	}
 }
 
-// stored is what the store holds, nil when there is nothing or no store.
-func (p *Pipeline) stored(ctx context.Context) (*offsets.Position, error) {
+// load makes known what the store holds: nil when there is nothing or no store.
+func (p *Pipeline) load(ctx context.Context) error {
 	if p.o.Store == nil {
-		return nil, nil
+		p.known = nil
+	} else {
+		known, err := p.o.Store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		p.known = known
 	}
-	return p.o.Store.Load(ctx)
+	p.loaded = true
+	return nil
 }

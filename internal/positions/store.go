@@ -46,7 +46,7 @@ func New(o Options) (*Store, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.UnknownTopicRetries(-1),
 		// A topic just made is soon seen.
-		kgo.MetadataMinAge(250*time.Millisecond),
+		kgo.MetadataMinAge(250 * time.Millisecond),
 		// What Save wrote last must be the newest: no second partition, and no
 		// key's hash.
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
