@@ -25,6 +25,7 @@ type record struct {
 	headers   []kgo.RecordHeader
 	position  string
 	id        string
+	producer  string // id and epoch; since Kafka 4 each transaction has its own epoch
 }
 
 func (r record) String() string {
@@ -187,7 +188,8 @@ func (s *scenario) readTo(ends kadm.ListedOffsets, opts ...kgo.Opt) []record {
 			if r.Attrs.IsControl() {
 				return
 			}
-			rec := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), value: r.Value, headers: r.Headers}
+			rec := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), value: r.Value, headers: r.Headers,
+				producer: fmt.Sprintf("%d/%d", r.ProducerID, r.ProducerEpoch)}
 			for _, h := range r.Headers {
 				switch h.Key {
 				case "id":
