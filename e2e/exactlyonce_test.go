@@ -60,6 +60,9 @@ func (s *scenario) verifyPositions(events []record) {
 	}
 	covers := make(map[string]string) // by producer: the position, as events have it
 	for _, r := range s.readTo(ends, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords()) {
+		if r.key != s.slotName {
+			continue
+		}
 		var p position
 		if err := json.Unmarshal(r.value, &p); err != nil {
 			s.t.Fatalf("position %s: %v", r.value, err)
@@ -292,6 +295,26 @@ func TestExactlyOnceFencesBeforeItReads(t *testing.T) {
 	s.waitConfirmed(30 * time.Second)
 	c.stop()
 	s.verifyOnce()
+}
+
+// A poison event ends the run. What came before it, in its own transaction too,
+// is committed, and is not published again when the cause is mended.
+func TestExactlyOncePoison(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	c := s.startStreaming()
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+		SELECT nullif('k' || i, 'k701'), 't0', jsonb_build_object('n', i) FROM generate_series(1, 1000) i`)
+	c.failsWith(1, "poison event", `"701"`)
+	if n := len(s.readCommitted()); n != 700 {
+		t.Errorf("%d events are committed, want the 700 before the poison event", n)
+	}
+	s.env = append(s.env, "OUTBOXD_ROUTE_KEY=none")
+	c = s.startStreaming()
+	s.waitConfirmed(30 * time.Second)
+	c.stop()
+	if n := len(s.readCommitted()); n != 1000 {
+		t.Errorf("%d events are committed, want 1000", n)
+	}
 }
 
 // PostgreSQL crashes under load.
