@@ -297,6 +297,27 @@ func TestExactlyOnceFencesBeforeItReads(t *testing.T) {
 	s.verifyOnce()
 }
 
+// Another program with the same transactional id, which wants nothing of the slot:
+// the two would take it from each other for ever.
+func TestExactlyOnceForeignTransactionalID(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	c := s.startStreaming()
+	l := s.startLoad(2, 10, 5*time.Millisecond, 3)
+	for deadline := time.Now().Add(60 * time.Second); c.running() && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		foreign := s.client(kgo.TransactionalID("outboxd-" + s.slotName))
+		if _, _, err := foreign.ProducerID(t.Context()); err != nil {
+			t.Log(err)
+		}
+		foreign.Close()
+	}
+	l.stop()
+	c.failsWith(1, "another program uses the same transactional id", "delivery.transactional_id", "outboxd-"+s.slotName)
+	c = s.startStreaming()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	s.verifyOnce()
+}
+
 // A poison event ends the run. What came before it, in its own transaction too,
 // is committed, and is not published again when the cause is mended.
 func TestExactlyOncePoison(t *testing.T) {

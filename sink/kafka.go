@@ -38,7 +38,9 @@ type Options struct {
 	CreateTopics CreateTopics
 	// TransactionalID makes the sink transactional: see Fence. "": it is not.
 	TransactionalID string
-	Log             zerolog.Logger
+	// TransactionTimeout is the transactions' time-out, 0 for the default.
+	TransactionTimeout time.Duration
+	Log                zerolog.Logger
 	// OnAck, if set, is called for each acknowledged event from the client's
 	// goroutine, before its receipt is told. With transactions it is called by
 	// Commit.
@@ -126,8 +128,7 @@ func New(o Options) (*Kafka, error) {
 		opts = append(opts, kgo.AllowAutoTopicCreation())
 	}
 	if o.TransactionalID != "" {
-		k.txn = &transaction{begun: make(chan struct{}, 1)}
-		opts = append(opts, transactional(o.TransactionalID)...)
+		opts = append(opts, k.transactional(o)...)
 	}
 	k.client, err = kgo.NewClient(append(opts, o.Client...)...)
 	if err != nil {

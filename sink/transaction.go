@@ -13,11 +13,12 @@ import (
 	"outboxd/decoder"
 )
 
-// transactionTimeout is after how long the coordinator aborts a transaction by
-// itself. Ours take some tens of milliseconds, so that this is about a process
-// that has died or stands still: for as long, readers of committed records wait
-// behind what it has left open, if no other process takes its place.
-const transactionTimeout = 10 * time.Second
+// TransactionTimeout is after how long the coordinator aborts a transaction by
+// itself, unless the options say otherwise. Ours take some tens of milliseconds,
+// so that this is about a process that has died or stands still: for as long,
+// readers of committed records wait behind what it has left open, if no other
+// process takes its place.
+const TransactionTimeout = 10 * time.Second
 
 var (
 	// ErrFenced is wrapped by the failure of a sink whose transactional id
@@ -35,13 +36,14 @@ var (
 // That everything is acknowledged is the condition of the commit; that it counts
 // is decided by the commit alone, together with the position that it carries.
 type transaction struct {
-	id     int64 // of the producer
-	epoch  int16
-	events int
-	last   decoder.Position // of the newest event in this transaction or before
-	sealed bool
-	queue  []*Delivery // sent since the transaction was sealed
-	begun  chan struct{}
+	timeout time.Duration
+	id      int64 // of the producer
+	epoch   int16
+	events  int
+	last    decoder.Position // of the newest event in this transaction or before
+	sealed  bool
+	queue   []*Delivery // sent since the transaction was sealed
+	begun   chan struct{}
 
 	// since is the time of its first event in Unix nanoseconds, 0 while there is
 	// none; the client's goroutine reads it too.
@@ -55,9 +57,13 @@ type ackedEvent struct {
 	committed time.Time
 }
 
-// transactional are the options of a transactional client.
-func transactional(id string) []kgo.Opt {
-	return []kgo.Opt{kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout)}
+// transactional makes k transactional, and returns its client's options.
+func (k *Kafka) transactional(o Options) []kgo.Opt {
+	k.txn = &transaction{begun: make(chan struct{}, 1), timeout: o.TransactionTimeout}
+	if k.txn.timeout == 0 {
+		k.txn.timeout = TransactionTimeout
+	}
+	return []kgo.Opt{kgo.TransactionalID(o.TransactionalID), kgo.TransactionTimeout(k.txn.timeout)}
 }
 
 // Fence takes the transactional id: what an older producer has left open is
@@ -233,7 +239,7 @@ func (k *Kafka) lost(err error) error {
 	switch {
 	case k.txn == nil:
 	case !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.ProducerFenced) && !errors.Is(err, kerr.InvalidProducerIDMapping):
-	case k.txn.age() > transactionTimeout/2:
+	case k.txn.age() > k.txn.timeout/2:
 		return fmt.Errorf("%w: %w", ErrExpired, err)
 	default:
 		return fmt.Errorf("%w: %w", ErrFenced, err)

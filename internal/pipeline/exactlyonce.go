@@ -59,6 +59,11 @@ const (
 	fencesWithin  = 5 * time.Minute
 )
 
+// longestTimeout bounds the transactions' time-out. It grows where Kafka is so slow
+// that what a transaction holds is not acknowledged in time: with the same one
+// again the run would never get any further.
+const longestTimeout = 5 * time.Minute
+
 // Errors that need an operator, though the configuration is right in itself.
 var (
 	ErrTakenOver = errors.New("another process has taken over")
@@ -138,8 +143,13 @@ func (e *exactlyOnce) check(ctx context.Context) error {
 	return nil
 }
 
-// fenced counts a failure of the sink that is not our own time-out.
+// fenced judges a failure of the sink: after our own time-out the next
+// transactions get more time, and what was another's doing is counted.
 func (e *exactlyOnce) fenced(err error) error {
+	if e != nil && errors.Is(err, sink.ErrExpired) {
+		o := &e.p.o.Sink
+		o.TransactionTimeout = min(2*max(o.TransactionTimeout, sink.TransactionTimeout), longestTimeout)
+	}
 	if e == nil || !errors.Is(err, sink.ErrFenced) {
 		return err
 	}
