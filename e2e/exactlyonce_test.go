@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -120,7 +121,7 @@ func (s *scenario) checkpointOnce() {
 // confirmation to PostgreSQL: each event arrives once.
 func TestExactlyOnceKill9UnderLoad(t *testing.T) {
 	const seed = 20261122
-	rounds := 6
+	rounds := 5
 	if *soak {
 		rounds = 50
 	}
@@ -338,13 +339,131 @@ func TestExactlyOncePoison(t *testing.T) {
 	}
 }
 
+// The same for an event that only Kafka knows to refuse: its answer takes the whole
+// transaction with it, which is sent again up to that event.
+func TestExactlyOnceRefusedByKafka(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	s.env = append(s.env, "OUTBOXD_ROUTE_KEY=none")
+	client := s.client()
+	defer client.Close()
+	// A compacted topic takes no record without a key.
+	compact := "compact"
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, map[string]*string{"cleanup.policy": &compact}, s.topic+".t0"); err != nil {
+		t.Fatal(err)
+	}
+	c := s.startStreaming()
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+		SELECT 'k', CASE i WHEN 701 THEN 't0' ELSE 't1' END, jsonb_build_object('n', i) FROM generate_series(1, 1000) i`)
+	c.failsWith(1, "poison event", `"701"`, s.topic+".t0", "INVALID_RECORD")
+	if n := len(s.readCommitted()); n != 700 {
+		t.Errorf("%d events are committed, want the 700 before the refused one", n)
+	}
+}
+
+// A stop while Kafka stands still does not wait longer than it is told to, nor does
+// it lose what it could not commit.
+func TestStopWhileKafkaStandsStill(t *testing.T) {
+	for _, guarantee := range []string{"exactly_once", "at_least_once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			s := exactlyOnce(newScenario(t, nil, nil))
+			s.env = append(s.env, "OUTBOXD_DELIVERY_GUARANTEE="+guarantee, "OUTBOXD_DELIVERY_STORE=kafka")
+			c := s.startStreaming()
+			l := s.startLoad(2, 10, 5*time.Millisecond, 3)
+			at := s.confirmed()
+			waitFor(t, 60*time.Second, func() (string, bool) { return "nothing is confirmed", s.confirmed() > at })
+			if err := s.kafka.Pause(0); err != nil {
+				t.Fatal(err)
+			}
+			resume := sync.OnceFunc(func() { _ = s.kafka.Resume(0) })
+			t.Cleanup(resume)
+			before := l.committed.Load()
+			waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+100 })
+			c.signal(syscall.SIGTERM)
+			time.Sleep(200 * time.Millisecond) // the two are told apart
+			c.signal(syscall.SIGTERM)
+			if code := c.exit(20 * time.Second); code != 1 {
+				t.Errorf("exit code %d, want 1:\n%s", code, c.tail(10))
+			}
+			resume()
+			l.stop()
+			c = s.startStreaming()
+			s.waitConfirmed(60 * time.Second)
+			c.stop()
+			if guarantee == "exactly_once" {
+				s.verifyOnce()
+			} else {
+				s.verify()
+			}
+		})
+	}
+}
+
+// Everything at once: the process, PostgreSQL and brokers fail in any order.
+func TestExactlyOnceMixed(t *testing.T) {
+	if !*soak {
+		t.Skip("only with -soak")
+	}
+	const seed = 20261123
+	random := rand.New(rand.NewPCG(seed, 0))
+	postgres, kafka := ownPostgres(t, testbed.PostgresOptions{}), ownKafka(t, testbed.KafkaOptions{Brokers: 3})
+	s := exactlyOnce(newScenario(t, postgres, kafka))
+	c := s.startStreaming()
+	l := s.startLoad(4, 40, 10*time.Millisecond, seed)
+	for round := range 20 {
+		time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
+		what := random.IntN(4)
+		t.Logf("round %d: %s", round, [...]string{"kill -9", "PostgreSQL", "coordinator", "standing still"}[what])
+		switch what {
+		case 0:
+			c.kill()
+			s.checkpointOnce()
+			c = s.start()
+		case 1:
+			if err := postgres.StopImmediate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := postgres.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		case 2:
+			i := s.coordinator()
+			if err := kafka.Kill(i); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(random.IntN(5000)) * time.Millisecond)
+			if random.IntN(2) == 0 {
+				c.kill()
+				c = s.start()
+			}
+			if err := kafka.Start(t.Context(), i); err != nil {
+				t.Fatal(err)
+			}
+		case 3:
+			c.signal(syscall.SIGSTOP)
+			time.Sleep(time.Duration(random.IntN(15000)) * time.Millisecond)
+			c.signal(syscall.SIGCONT)
+		}
+		before := s.confirmed()
+		waitFor(t, 90*time.Second, func() (string, bool) { return "it does not go on:\n" + c.tail(5), s.confirmed() > before })
+	}
+	l.stop()
+	s.waitConfirmed(90 * time.Second)
+	c.stop()
+	s.checkpointOnce()
+	t.Logf("%+v", s.verifyOnce())
+}
+
 // PostgreSQL crashes under load.
 func TestExactlyOncePostgresCrashes(t *testing.T) {
 	postgres := ownPostgres(t, testbed.PostgresOptions{})
 	s := exactlyOnce(newScenario(t, postgres, nil))
 	c := s.startStreaming()
 	l := s.startLoad(4, 30, time.Millisecond, 11)
-	for range 2 {
+	crashes := 1
+	if *soak {
+		crashes = 5
+	}
+	for range crashes {
 		before := l.committed.Load()
 		waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+1000 })
 		if err := postgres.StopImmediate(t.Context()); err != nil {

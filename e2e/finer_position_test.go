@@ -16,7 +16,7 @@ import (
 // since the position was stored last, and what was in flight; from the slot alone
 // it would be the whole transaction.
 func TestRestartInsideLargeTransaction(t *testing.T) {
-	rows, kills := 60_000, 3
+	rows, kills := 60_000, 2
 	if *soak {
 		rows, kills = 300_000, 10
 	}

@@ -172,28 +172,42 @@ func (k *Kafka) whole() error {
 }
 
 // Commit puts one more record into the sealed and flushed transaction and ends
-// it; after that another is open. Any error makes the sink fail, since only the
-// next one can learn whether the transaction is committed.
+// it; after that another is open. An error makes the sink fail, since only the
+// next one can learn whether the transaction is committed; but that of the
+// context, whose end is the sink's too.
 func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err := k.whole(); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
-	k.client.Produce(ctx, r, func(r *kgo.Record, err error) {
+	k.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {
 		if err == nil {
 			err = k.txn.holds(r)
 		}
 		done <- err
 	})
-	if err := <-done; err != nil {
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done(): // the client itself waits for the brokers, whatever the context
+		return ctx.Err()
+	}
+	if err != nil {
 		return k.broken(fmt.Errorf("store the position in topic %q (delivery.topic): %w", r.Topic, err))
 	}
 	// The client gets itself a new producer id in some faults, and goes on. Then
 	// the transaction holds only the records since.
-	if id, epoch, err := k.client.ProducerID(ctx); err != nil || id != k.txn.id || epoch != k.txn.epoch {
-		return k.broken(errors.Join(errProducerChanged, err))
+	id, epoch, err := k.client.ProducerID(ctx)
+	if err == nil && (id != k.txn.id || epoch != k.txn.epoch) {
+		err = errProducerChanged
 	}
-	if err := k.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err == nil {
+		err = k.client.EndTransaction(ctx, kgo.TryCommit)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
 		return k.broken(fmt.Errorf("commit transaction: %w", err))
 	}
 	now := time.Now()

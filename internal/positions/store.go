@@ -81,7 +81,16 @@ func (s *Store) Save(ctx context.Context, p offsets.Position) error {
 		return err
 	}
 	r := &kgo.Record{Topic: s.o.Topic, Key: []byte(s.o.Slot), Value: p.Encode()}
-	return s.client.ProduceSync(ctx, r).FirstErr()
+	done := make(chan error, 1)
+	s.client.Produce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		// The client cannot take back what may have been sent. When it arrives, it
+		// does so before the next.
+		return ctx.Err()
+	}
 }
 
 // Load returns the stored position, nil when there is none.
