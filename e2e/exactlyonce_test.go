@@ -271,6 +271,33 @@ func TestExactlyOnceTwoProcesses(t *testing.T) {
 	t.Logf("%+v", s.verifyOnce())
 }
 
+// A process that waits for the slot does not disturb the one that has it, and goes
+// on behind it when it ends.
+func TestExactlyOnceTakeover(t *testing.T) {
+	s := exactlyOnce(newScenario(t, nil, nil))
+	active := s.startStreaming()
+	l := s.startLoad(2, 10, 5*time.Millisecond, 29)
+	for _, end := range []func(c *connector){(*connector).kill, (*connector).stop, (*connector).kill} {
+		standby := s.start()
+		standby.waitLog("slot is in use", 30*time.Second)
+		before, at := l.committed.Load(), s.confirmed()
+		waitFor(t, 60*time.Second, func() (string, bool) {
+			return "the first does not go on", l.committed.Load() > before+200 && s.confirmed() > at
+		})
+		if active.logged("not streaming") && active.logged("taken the transactional id") {
+			t.Errorf("the one that waits has disturbed the other:\n%s", active.tail(10))
+		}
+		end(active)
+		s.checkpointOnce()
+		standby.waitLog(`"message":"streaming"`, 30*time.Second)
+		active = standby
+	}
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	active.stop()
+	t.Logf("%+v", s.verifyOnce())
+}
+
 // What an older process has left open is fenced before the position is read: its
 // transaction ends there, and does not count, whatever the older one does then.
 // Read first, the position would have to wait for it, or be another afterwards.
