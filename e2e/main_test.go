@@ -90,7 +90,11 @@ func sharedKafka(t *testing.T) *testbed.Kafka {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.kafka == nil {
-		k, err := testbed.StartKafka(context.Background(), testbed.KafkaOptions{})
+		k, err := testbed.StartKafka(context.Background(), testbed.KafkaOptions{Settings: map[string]string{
+			// Transactions that took too long are looked for every ten seconds by
+			// default.
+			"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,7 @@ type record struct {
 	position  string
 	id        string
 	timestamp time.Time
+	producer  string // id and epoch; since Kafka 4 each transaction has its own epoch
 }
 
 func (r record) String() string {
@@ -140,38 +141,57 @@ func (s *scenario) arrived() int64 {
 // the order of offsets.
 func (s *scenario) read() []record {
 	s.t.Helper()
-	ends := s.ends()
+	return s.readWith()
+}
+
+// readWith is read with a consumer of its own kind. What is kept of control
+// records only says how far it has come.
+func (s *scenario) readWith(opts ...kgo.Opt) []record {
+	s.t.Helper()
+	return s.readTo(s.ends(), opts...)
+}
+
+// readTo reads up to the given ends.
+func (s *scenario) readTo(ends kadm.ListedOffsets, opts ...kgo.Opt) []record {
+	s.t.Helper()
 	offsets := make(map[string]map[int32]kgo.Offset)
-	remaining := int64(0)
+	left := make(map[string]int64) // partitions not read to their end
 	ends.Each(func(o kadm.ListedOffset) {
 		if o.Offset > 0 {
 			if offsets[o.Topic] == nil {
 				offsets[o.Topic] = make(map[int32]kgo.Offset)
 			}
 			offsets[o.Topic][o.Partition] = kgo.NewOffset().AtStart()
-			remaining += o.Offset
+			left[fmt.Sprint(o.Topic, o.Partition)] = o.Offset
 		}
 	})
-	if remaining == 0 {
+	if len(left) == 0 {
 		return nil
 	}
-	client := s.client(kgo.ConsumePartitions(offsets))
+	client := s.client(append(opts, kgo.ConsumePartitions(offsets))...)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	records := make([]record, 0, remaining)
-	for remaining > 0 {
+	var records []record
+	for len(left) > 0 {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			s.t.Fatalf("read topics: %v (%d of %d records left)", err, remaining, cap(records))
+			s.t.Fatalf("read topics: %v (partitions left, with their ends: %v)", err, left)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			if end, ok := ends.Lookup(r.Topic, r.Partition); !ok || r.Offset >= end.Offset {
+			where := fmt.Sprint(r.Topic, r.Partition)
+			end, ok := left[where]
+			if !ok {
 				return
 			}
-			remaining--
+			if r.Offset == end-1 {
+				delete(left, where)
+			}
+			if r.Attrs.IsControl() {
+				return
+			}
 			rec := record{topic: r.Topic, partition: r.Partition, offset: r.Offset, key: string(r.Key), value: r.Value, headers: r.Headers,
-				timestamp: r.Timestamp, hasKey: r.Key != nil}
+				timestamp: r.Timestamp, hasKey: r.Key != nil, producer: fmt.Sprintf("%d/%d", r.ProducerID, r.ProducerEpoch)}
 			for _, h := range r.Headers {
 				switch h.Key {
 				case "id":
@@ -253,9 +273,14 @@ func (s *scenario) verify() report {
 // verifyRows is verify for rows that the caller knows, with those that it allows
 // in Kafka beside them (rows deleted since).
 func (s *scenario) verifyRows(committed map[string]row, deleted map[string]row) report {
+	s.t.Helper()
+	return s.verifyRecords(s.read(), committed, deleted)
+}
+
+// verifyRecords is verifyRows for records that were read before.
+func (s *scenario) verifyRecords(records []record, committed map[string]row, deleted map[string]row) report {
 	t := s.t
 	t.Helper()
-	records := s.read()
 	first := make(map[string]record)
 	highest := make(map[string]record) // by partition: the last first occurrence
 	problems := 0

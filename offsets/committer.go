@@ -3,8 +3,6 @@ package offsets
 import (
 	"context"
 	"fmt"
-
-	"github.com/jackc/pglogrepl"
 )
 
 // Store keeps a position besides the slot. Implementations are used by one
@@ -23,7 +21,7 @@ type Committer struct {
 	tracker *Tracker
 	store   Store // nil: the slot is the only store
 	tell    func(Confirmed)
-	at      Position // LSN: what was told last
+	at      Position // what was stored last, and LSN told
 }
 
 // NewCommitter returns a Committer for the tracker of a stream that starts at
@@ -33,21 +31,24 @@ func NewCommitter(tracker *Tracker, store Store, start Position, tell func(Confi
 	return &Committer{tracker: tracker, store: store, at: start, tell: tell}
 }
 
-// Commit passes on the newest confirmed position, and returns it. An error of
-// the store is returned and nothing is told.
-func (c *Committer) Commit(ctx context.Context) (pglogrepl.LSN, error) {
+// Commit passes on the newest confirmed position, and returns what is stored. An
+// error of the store is returned and nothing is told.
+func (c *Committer) Commit(ctx context.Context) (Position, error) {
 	newest := c.tracker.Confirmed()
-	if newest.lsn <= c.at.LSN {
-		return c.at.LSN, nil
+	whole := newest.lsn > c.at.LSN
+	if !whole && (newest.lsn < c.at.LSN || !newest.event.After(c.at.Inside)) {
+		return c.at, nil
 	}
 	next := c.at
-	next.LSN = newest.lsn
+	next.LSN, next.Inside = newest.lsn, newest.event
 	if c.store != nil {
 		if err := c.store.Save(ctx, next); err != nil {
-			return c.at.LSN, fmt.Errorf("store position %s: %w", next.LSN, err)
+			return c.at, fmt.Errorf("store position %s: %w", next, err)
 		}
 	}
 	c.at = next
-	c.tell(newest)
-	return next.LSN, nil
+	if whole {
+		c.tell(newest)
+	}
+	return next, nil
 }

@@ -46,8 +46,8 @@ func commit(t *testing.T, c *Committer, want pglogrepl.LSN) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != want {
-		t.Errorf("committed %d, want %d", got, want)
+	if got.LSN != want {
+		t.Errorf("committed %d, want %d", got.LSN, want)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestCommitterStoresBeforeItTells(t *testing.T) {
 	d.expect(t) // nothing new, nobody is bothered
 
 	tx := tr.Begin()
-	tx.Add()
+	tx.Add(Event{})
 	tx.Commit(testStart + 10)
 	commit(t, c, testStart)
 	d.expect(t) // nothing acknowledged
@@ -85,8 +85,8 @@ func TestCommitterTellsNothingWhenTheStoreFails(t *testing.T) {
 	c := NewCommitter(tr, d, Position{LSN: testStart}, d.tell)
 	tr.Idle(testStart + 10)
 	got, err := c.Commit(context.Background())
-	if !errors.Is(err, full) || got != testStart {
-		t.Errorf("committed %d, %v; want %d and the store's error", got, err, testStart)
+	if !errors.Is(err, full) || got.LSN != testStart {
+		t.Errorf("committed %d, %v; want %d and the store's error", got.LSN, err, testStart)
 	}
 	d.expect(t)
 
@@ -129,4 +129,25 @@ func TestCommitterNeverGoesBack(t *testing.T) {
 	tr.Idle(testStart + 300)
 	commit(t, c, testStart+200)
 	d.expect(t, entry{"tell", testStart + 200})
+}
+
+// Inside a transaction the store hears of what is delivered, and PostgreSQL does
+// not.
+func TestCommitterInsideTransaction(t *testing.T) {
+	store, told := &memoryStore{}, 0
+	tr := NewTracker(testStart)
+	c := NewCommitter(tr, store, Position{LSN: testStart}, func(Confirmed) { told++ })
+	tx := tr.Begin()
+	tx = tx.Add(Event{testStart + 50, 1})
+	tr.Cut()
+	tx.Acknowledge()
+	commit(t, c, testStart)
+	if want := (Position{LSN: testStart, Inside: Event{testStart + 50, 1}}); store.p != want || told != 0 {
+		t.Errorf("stored %+v, told %d times; want %+v, and nothing told", store.p, told, want)
+	}
+	tx.Commit(testStart + 60)
+	commit(t, c, testStart+60)
+	if want := (Position{LSN: testStart + 60}); store.p != want || told != 1 {
+		t.Errorf("stored %+v, told %d times; want %+v, told once", store.p, told, want)
+	}
 }

@@ -6,6 +6,8 @@
 //   - A position is the end of a transaction, as the walsender named it
 //     (Commit.TransactionEndLSN, or the WAL end of a keepalive). Nothing is
 //     ever added to a position and no position is guessed.
+//   - Inside a transaction a store may know a finer one: the commit LSN and
+//     number of an event with no gap before it. PostgreSQL is never told it.
 //   - A position is confirmed only when Kafka has acknowledged every event of
 //     its transaction and of all transactions before it in commit order.
 //   - Confirmed positions never go backwards.

@@ -3,15 +3,11 @@ package offsets
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/jackc/pglogrepl"
 )
 
 // FileStore keeps the position in a small JSON file. A save replaces the file
@@ -31,16 +27,6 @@ var ErrStoreTaken = errors.New("another process has stored a position since")
 // NewFileStore returns a store at path. Its folder must exist.
 func NewFileStore(path string) *FileStore { return &FileStore{path: path} }
 
-// filePosition is the file's content.
-type filePosition struct {
-	SystemID string `json:"system_id"`
-	Timeline int32  `json:"timeline"`
-	Slot     string `json:"slot"`
-	LSN      string `json:"lsn"`
-}
-
-const corruptHint = "put the file back as it was, or remove it to go on from the slot's own position"
-
 // Load returns nil when the file does not exist. A file that cannot be
 // understood is an error, never "no position".
 func (s *FileStore) Load(context.Context) (*Position, error) {
@@ -50,30 +36,20 @@ func (s *FileStore) Load(context.Context) (*Position, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read stored position: %w", err)
+		return nil, fmt.Errorf("read stored position: %w: %w", ErrUnusable, err)
 	}
 	s.seen = data
-	var f filePosition
-	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("read stored position: %s: %w; %s", s.path, err, corruptHint)
+	p, err := Decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("read stored position: %w: %s: %w; put the file back as it was, or remove it to go on from the slot's own position", ErrUnusable, s.path, err)
 	}
-	lsn, err := pglogrepl.ParseLSN(f.LSN)
-	// ParseLSN takes a valid beginning for the whole.
-	if err != nil || lsn == 0 || !strings.EqualFold(lsn.String(), f.LSN) || f.SystemID == "" || f.Slot == "" || f.Timeline <= 0 {
-		return nil, fmt.Errorf("read stored position: %s: not a position: system_id %q, timeline %d, slot %q, lsn %q; %s",
-			s.path, f.SystemID, f.Timeline, f.Slot, f.LSN, corruptHint)
-	}
-	return &Position{SystemID: f.SystemID, Timeline: f.Timeline, Slot: f.Slot, LSN: lsn}, nil
+	return &p, nil
 }
 
 // Save writes a temporary file beside the old one, makes it durable, renames
 // it, and makes the rename durable.
 func (s *FileStore) Save(_ context.Context, p Position) (err error) {
-	data, err := json.Marshal(filePosition{SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()})
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
+	data := append(p.Encode(), '\n')
 	if now, err := os.ReadFile(s.path); s.seen != nil && err == nil && !bytes.Equal(now, s.seen) {
 		return fmt.Errorf("%s: %w", s.path, ErrStoreTaken)
 	}

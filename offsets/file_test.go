@@ -69,6 +69,19 @@ func TestFileStore(t *testing.T) {
 	}
 }
 
+// Inside a transaction the position has two members more.
+func TestPositionInsideTransaction(t *testing.T) {
+	p := somePosition
+	p.Inside = Event{CommitLSN: p.LSN + 0x100, Number: 4096}
+	data := p.Encode()
+	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","commit_lsn":"1/507C6100","number":4096}`; string(data) != want {
+		t.Errorf("encoded as\n%s, want\n%s", data, want)
+	}
+	if got, err := Decode(data); got != p || err != nil {
+		t.Errorf("decoded %+v, %v; want %+v", got, err, p)
+	}
+}
+
 // A crash before the rename leaves the old position, and beside it a file of any
 // content; neither the next load nor the next save minds it.
 func TestFileStoreSurvivesACrash(t *testing.T) {
@@ -109,6 +122,9 @@ func TestFileStoreRefusesWhatIsNotAPosition(t *testing.T) {
 		"a number":          `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":22}`,
 		"half a position":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1"}`,
 		"trailing text":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C 6008"}`,
+		"half an event":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/6"}`,
+		"no commit":         `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","number":3}`,
+		"an older commit":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/4","number":3}`,
 		"too large":         `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1FFFFFFFF/507C6008"}`,
 	}
 	for name, content := range contents {

@@ -14,6 +14,36 @@ type Position struct {
 	Timeline int32         // the timeline the position was confirmed on
 	Slot     string        // the slot that delivered it
 	LSN      pglogrepl.LSN // the end of the last confirmed transaction
+	// Inside is the last event that was delivered of a transaction behind LSN,
+	// zero when that is none: streaming resumes at LSN, and passes over the
+	// events up to this one, which decoding repeats exactly.
+	Inside Event
+}
+
+// Event names an event by its position: the LSN of its transaction's commit
+// record, and its number there, from 1. Zero is before every event.
+type Event struct {
+	CommitLSN pglogrepl.LSN
+	Number    uint32
+}
+
+// After reports whether e comes after f in commit order.
+func (e Event) After(f Event) bool {
+	return e.CommitLSN > f.CommitLSN || e.CommitLSN == f.CommitLSN && e.Number > f.Number
+}
+
+// after reports whether a server whose history ends at end lacks some of what p
+// says was delivered. A commit record that begins before the end is part of it.
+func (p Position) after(end pglogrepl.LSN) bool {
+	return p.LSN > end || p.Inside != Event{} && p.Inside.CommitLSN >= end
+}
+
+// String returns the position for people.
+func (p Position) String() string {
+	if p.Inside == (Event{}) {
+		return p.LSN.String()
+	}
+	return fmt.Sprintf("%s and event %d of the transaction committed at %s", p.LSN, p.Inside.Number, p.Inside.CommitLSN)
 }
 
 // Server is what the server says of itself and of the slot at a start.
@@ -116,23 +146,23 @@ func sameHistory(stored Position, server Server) error {
 	}
 	if stored.Timeline > server.Timeline {
 		return &RefusedError{ErrForeignTimeline,
-			fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which is older", stored.LSN, stored.Timeline, server.Timeline),
+			fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which is older", stored, stored.Timeline, server.Timeline),
 			"another server was promoted since, and this one was left behind or restored from a backup: take it out of postgres.dsn, or make it a standby of the other; " +
 				"only if it is to replace the other, " + acceptGap}
 	}
 	if stored.Timeline < server.Timeline {
 		left, known := server.Switches[stored.Timeline]
-		if !known || left < stored.LSN {
+		if !known || stored.after(left) {
 			return &RefusedError{ErrForeignTimeline,
 				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
-					stored.LSN, stored.Timeline, server.Timeline, switchText(left, known)),
+					stored, stored.Timeline, server.Timeline, switchText(left, known)),
 				"the server was promoted or restored without the last transactions that were published: Kafka has events that this database lost; " +
 					"settle these with their consumers, then `outboxd run --accept-gap` goes on from where the histories part"}
 		}
 	}
-	if stored.LSN > server.FlushLSN {
+	if stored.after(server.FlushLSN) {
 		return &RefusedError{ErrServerBehind,
-			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored.LSN, server.FlushLSN),
+			fmt.Sprintf("%s was confirmed, the server has WAL up to %s only", stored, server.FlushLSN),
 			"the server was restored from a backup or lost its newest WAL: Kafka has events that this database lost; " +
 				"settle these with their consumers, then " + acceptGap}
 	}
@@ -197,7 +227,7 @@ func storedLSN(p *Position) string {
 	if p == nil {
 		return "an unknown position"
 	}
-	return p.LSN.String()
+	return p.String()
 }
 
 func switchText(lsn pglogrepl.LSN, known bool) string {

@@ -23,6 +23,9 @@ func TestResume(t *testing.T) {
 		}
 		return p
 	}
+	inside := func(commit pglogrepl.LSN) *Position {
+		return stored(func(p *Position) { p.Inside = Event{commit, 7} })
+	}
 	server := func(change func(*Server)) Server {
 		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer, SlotName: "outboxd",
 			Slot: &Slot{Name: "outboxd", ConfirmedFlush: lsnStored, RestartLSN: lsnOlder, WALStatus: "reserved"}}
@@ -53,6 +56,16 @@ func TestResume(t *testing.T) {
 		{name: "promoted exactly at the stored position", stored: stored(nil), server: server(func(s *Server) {
 			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored}
 		}), start: lsnStored},
+
+		{name: "inside a transaction", stored: inside(lsnStored), server: server(nil), start: lsnStored},
+		{name: "inside a transaction, promoted behind its commit", stored: inside(lsnStored), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored + 8}
+		}), start: lsnStored},
+		{name: "inside a transaction that a promoted standby does not have", stored: inside(lsnStored + 8), server: server(func(s *Server) {
+			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored + 8}
+		}), refuse: ErrForeignTimeline, says: []string{"event 7", "1/208", "--accept-gap"}},
+		{name: "inside a transaction that a restored server does not have", stored: inside(lsnNewer), server: server(nil),
+			refuse: ErrServerBehind, says: []string{"event 7", "1/300", "--accept-gap"}},
 
 		{name: "no slot", stored: stored(nil), server: server(func(s *Server) { s.Slot = nil }),
 			refuse: ErrSlotGone, says: []string{`"outboxd"`, "1/200", "--accept-gap"}},

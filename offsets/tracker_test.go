@@ -18,26 +18,44 @@ const testStart = pglogrepl.LSN(1000)
 type model struct {
 	start   pglogrepl.LSN
 	entries []*modelEntry
-	frozen  *pglogrepl.LSN // what was confirmed when a delivery failed
+	frozen  *Confirmed // what was confirmed when a delivery failed
 }
 
 // modelEntry is a transaction, or a keepalive that came between two.
 type modelEntry struct {
-	pending   int
+	commitLSN pglogrepl.LSN
+	acked     []bool // by number, from 1 at 0: whether the event is acknowledged
 	committed bool
 	givenUp   bool
 	end       pglogrepl.LSN
+}
+
+func (e *modelEntry) event(n int) Event {
+	if n == 0 {
+		return Event{}
+	}
+	return Event{e.commitLSN, uint32(n)}
+}
+
+// prefix is how many events are acknowledged without a gap.
+func (e *modelEntry) prefix() int {
+	for n, acked := range e.acked {
+		if !acked {
+			return n
+		}
+	}
+	return len(e.acked)
 }
 
 // confirmed is the highest end in the longest prefix that is acknowledged in
 // full.
 func (m *model) confirmed() pglogrepl.LSN {
 	if m.frozen != nil {
-		return *m.frozen
+		return m.frozen.lsn
 	}
 	at := m.start
 	for _, e := range m.entries {
-		if !e.committed || e.pending > 0 || e.givenUp {
+		if !e.whole() {
 			break
 		}
 		at = max(at, e.end)
@@ -45,10 +63,25 @@ func (m *model) confirmed() pglogrepl.LSN {
 	return at
 }
 
+func (e *modelEntry) whole() bool {
+	return e.committed && !e.givenUp && e.prefix() == len(e.acked)
+}
+
+// inside is the first transaction that is not whole, nil when there is none: the
+// finer position lies in it, and not beyond its first gap.
+func (m *model) inside() *modelEntry {
+	for _, e := range m.entries {
+		if !e.whole() {
+			return e
+		}
+	}
+	return nil
+}
+
 // drained tells whether nothing is waiting for an acknowledgement or a commit.
 func (m *model) drained() bool {
 	for _, e := range m.entries {
-		if e.pending > 0 || !e.committed && !e.givenUp {
+		if e.prefix() < len(e.acked) || !e.committed && !e.givenUp {
 			return false
 		}
 	}
@@ -65,38 +98,57 @@ type script struct {
 
 	now   pglogrepl.LSN
 	open  *scriptTx
-	inFly []*scriptTx // one entry for each event that is not acknowledged
-	last  pglogrepl.LSN
+	inFly []flying
+	last  Confirmed
+	added bool // the last operation added an event
+	// cut is the event that the newest Cut was behind.
+	cut Event
 }
 
+// scriptTx is an open transaction and the part that counts now.
 type scriptTx struct {
 	*Transaction
 	entry *modelEntry
 }
 
+// flying is an event that is not acknowledged.
+type flying struct {
+	part  *Transaction
+	entry *modelEntry
+	n     int // its number
+}
+
+// testPart is the size of the parts in scripts.
+const testPart = 3
+
 func newScript(t *testing.T) *script {
-	return &script{t: t, tracker: NewTracker(testStart), model: model{start: testStart}, now: testStart, last: testStart}
+	tracker := NewTracker(testStart)
+	tracker.partSize = testPart
+	return &script{t: t, tracker: tracker, model: model{start: testStart}, now: testStart, last: tracker.Confirmed()}
 }
 
 // do runs the operation that op selects; arg decides about its details. An
 // operation that is not allowed now is left out, so that any bytes are a script.
 func (s *script) do(op, arg byte) {
-	switch op % 9 {
+	defer func() { s.added = op%10 == 2 || op%10 == 3 }()
+	switch op % 10 {
 	case 0, 1:
 		if s.open != nil {
 			return
 		}
 		s.note("begin")
-		s.open = &scriptTx{s.tracker.Begin(), &modelEntry{}}
+		s.open = &scriptTx{s.tracker.Begin(), &modelEntry{commitLSN: s.tick(arg)}}
 		s.model.entries = append(s.model.entries, s.open.entry)
 	case 2, 3:
 		if s.open == nil {
+			op = 0
 			return
 		}
-		s.note("add")
-		s.open.Add()
-		s.open.entry.pending++
-		s.inFly = append(s.inFly, s.open)
+		e := s.open.entry
+		s.note("add %d", len(e.acked)+1)
+		e.acked = append(e.acked, false)
+		s.open.Transaction = s.open.Add(e.event(len(e.acked)))
+		s.inFly = append(s.inFly, flying{s.open.Transaction, e, len(e.acked)})
 	case 4:
 		if s.open == nil {
 			return
@@ -112,12 +164,19 @@ func (s *script) do(op, arg byte) {
 		}
 		s.acknowledge(int(arg) % len(s.inFly))
 	case 7:
-		// Only the newest event can be withdrawn: it was not handed over.
-		if n := len(s.inFly); s.open != nil && n > 0 && s.inFly[n-1] == s.open {
-			s.note("withdraw")
+		// Only the event just added can be withdrawn: it was not handed over.
+		if n := len(s.inFly); s.added {
+			e := s.open.entry
+			s.note("withdraw %d", len(e.acked))
 			s.inFly = s.inFly[:n-1]
-			s.open.entry.pending--
+			e.acked = e.acked[:len(e.acked)-1]
 			s.open.Withdraw()
+		}
+	case 9:
+		s.note("cut")
+		s.tracker.Cut()
+		if s.open != nil && len(s.open.entry.acked) > 0 {
+			s.cut = s.open.entry.event(len(s.open.entry.acked))
 		}
 	case 8:
 		// A keepalive may repeat a position that was named before.
@@ -138,16 +197,16 @@ func (s *script) do(op, arg byte) {
 }
 
 func (s *script) acknowledge(i int) {
-	tx := s.inFly[i]
-	s.note("acknowledge, %d left", len(s.inFly)-1)
+	e := s.inFly[i]
+	s.note("acknowledge %v, %d left", e.entry.event(e.n), len(s.inFly)-1)
 	s.inFly = append(s.inFly[:i], s.inFly[i+1:]...)
-	tx.entry.pending--
-	tx.Acknowledge()
+	e.entry.acked[e.n-1] = true
+	e.part.Acknowledge()
 }
 
 func (s *script) fail() {
 	s.note("fail")
-	at := s.model.confirmed()
+	at := s.tracker.Confirmed()
 	s.model.frozen = &at
 	s.tracker.Fail()
 	s.check()
@@ -191,14 +250,49 @@ func (s *script) tick(arg byte) pglogrepl.LSN {
 }
 
 func (s *script) check() {
-	got, want := s.tracker.Confirmed().LSN(), s.model.confirmed()
-	if got != want {
-		s.fatalf("confirmed %d, want %d", got, want)
+	got, want := s.tracker.Confirmed(), s.model.confirmed()
+	if got.lsn != want {
+		s.fatalf("confirmed %d, want %d", got.lsn, want)
 	}
-	if got < s.last {
-		s.fatalf("confirmed went back from %d to %d", s.last, got)
+	if got.lsn < s.last.lsn || got.lsn == s.last.lsn && s.last.event.After(got.event) {
+		s.fatalf("confirmed went back from %v to %v", s.last, got)
 	}
 	s.last = got
+	if s.model.frozen != nil {
+		if got != *s.model.frozen {
+			s.fatalf("confirmed %v after a failure at %v", got, *s.model.frozen)
+		}
+		return
+	}
+	s.checkInside(got)
+}
+
+// checkInside checks the position inside a transaction: never beyond the first
+// gap, and not further behind it than a part, nor behind a cut.
+func (s *script) checkInside(got Confirmed) {
+	e := s.model.inside()
+	if e == nil || e.commitLSN < got.lsn {
+		if got.event != (Event{}) {
+			s.fatalf("confirmed %v, with no transaction half delivered", got)
+		}
+		return
+	}
+	prefix := e.prefix()
+	if got.event.After(e.event(prefix)) {
+		s.fatalf("confirmed %v, the first gap is after event %d", got, prefix)
+	}
+	if got.event != (Event{}) && got.event.CommitLSN != e.commitLSN {
+		s.fatalf("confirmed %v, the transaction at %d is half delivered", got, e.commitLSN)
+	}
+	if behind := prefix - int(got.event.Number); behind > testPart {
+		s.fatalf("confirmed %v, %d events before the first gap", got, behind)
+	}
+	if s.cut.CommitLSN == e.commitLSN && int(s.cut.Number) <= prefix && s.cut.After(got.event) {
+		s.fatalf("confirmed %v, everything up to the cut at %v is acknowledged", got, s.cut)
+	}
+	if e.givenUp && prefix == len(e.acked) && got.event != e.event(prefix) {
+		s.fatalf("confirmed %v, all %d events of what was given up are acknowledged", got, prefix)
+	}
 }
 
 func (s *script) note(format string, args ...any) {
@@ -238,7 +332,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 			if i == failAt {
 				s.fail()
 			}
-			op := byte(rnd.IntN(9))
+			op := byte(rnd.IntN(10))
 			if lazy && (op == 5 || op == 6) && rnd.IntN(5) > 0 {
 				continue
 			}
@@ -256,7 +350,7 @@ func TestTrackerAgainstModelUnderBacklog(t *testing.T) {
 		s := newScript(t)
 		s.note("seed %d", seed)
 		for range 3000 {
-			op := byte(rnd.IntN(9))
+			op := byte(rnd.IntN(10))
 			if op == 5 || op == 6 {
 				op = 0
 			}
@@ -275,6 +369,8 @@ func FuzzTracker(f *testing.F) {
 	f.Add([]byte{0, 2, 4, 9, 0, 2, 4, 9, 5, 1, 5, 0, 8, 1})
 	f.Add([]byte{0, 0, 2, 0, 2, 0, 4, 7, 8, 3, 5, 1, 0, 0, 2, 0, 7, 0, 5, 0, 8, 3})
 	f.Add([]byte{0, 0, 2, 0, 9, 0, 5, 0, 4, 0})
+	f.Add([]byte{0, 0, 2, 0, 2, 0, 9, 0, 2, 0, 5, 1, 5, 0, 9, 0, 7, 0, 4, 0})
+	f.Add([]byte{0, 0, 2, 0, 2, 0, 2, 0, 2, 0, 5, 0, 5, 0, 5, 0, 2, 0, 2, 0})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		s := newScript(t)
 		for ; len(ops) >= 2; ops = ops[2:] {
@@ -308,7 +404,7 @@ func TestOnlyAContiguousPrefixIsConfirmed(t *testing.T) {
 	var txs []*Transaction
 	for i := range 3 {
 		tx := tr.Begin()
-		tx.Add()
+		tx.Add(Event{})
 		tx.Commit(testStart + 10*pglogrepl.LSN(i+1))
 		txs = append(txs, tx)
 	}
@@ -328,11 +424,11 @@ func TestOnlyAContiguousPrefixIsConfirmed(t *testing.T) {
 func TestEveryEventOfATransactionCounts(t *testing.T) {
 	tr := NewTracker(testStart)
 	tx := tr.Begin()
-	tx.Add()
+	tx.Add(Event{})
 	tx.Acknowledge() // faster than the next row is read
 	confirmed(t, tr, testStart)
-	tx.Add()
-	tx.Add()
+	tx.Add(Event{})
+	tx.Add(Event{})
 	tx.Commit(testStart + 10)
 	confirmed(t, tr, testStart)
 	tx.Acknowledge()
@@ -350,7 +446,7 @@ func TestTransactionWithoutEvents(t *testing.T) {
 func TestWithdrawnEventDoesNotCount(t *testing.T) {
 	tr := NewTracker(testStart)
 	tx := tr.Begin()
-	tx.Add()
+	tx.Add(Event{})
 	tx.Withdraw()
 	tx.Commit(testStart + 10)
 	confirmed(t, tr, testStart+10)
@@ -367,10 +463,10 @@ func TestIdle(t *testing.T) {
 	t.Run("behind events in flight", func(t *testing.T) {
 		tr := NewTracker(testStart)
 		first, second := tr.Begin(), (*Transaction)(nil)
-		first.Add()
+		first.Add(Event{})
 		first.Commit(testStart + 10)
 		second = tr.Begin()
-		second.Add()
+		second.Add(Event{})
 		second.Commit(testStart + 20)
 		tr.Idle(testStart + 50)
 		confirmed(t, tr, testStart)
@@ -382,11 +478,11 @@ func TestIdle(t *testing.T) {
 	t.Run("between two transactions", func(t *testing.T) {
 		tr := NewTracker(testStart)
 		first := tr.Begin()
-		first.Add()
+		first.Add(Event{})
 		first.Commit(testStart + 10)
 		tr.Idle(testStart + 15)
 		second := tr.Begin()
-		second.Add()
+		second.Add(Event{})
 		second.Commit(testStart + 20)
 		first.Acknowledge()
 		confirmed(t, tr, testStart+15)
@@ -396,10 +492,10 @@ func TestIdle(t *testing.T) {
 	t.Run("behind a transaction acknowledged out of order", func(t *testing.T) {
 		tr := NewTracker(testStart)
 		first := tr.Begin()
-		first.Add()
+		first.Add(Event{})
 		first.Commit(testStart + 10)
 		second := tr.Begin()
-		second.Add()
+		second.Add(Event{})
 		second.Commit(testStart + 20)
 		second.Acknowledge()
 		tr.Idle(testStart + 30)
@@ -412,7 +508,7 @@ func TestIdle(t *testing.T) {
 		tx := tr.Begin()
 		tr.Idle(testStart + 50)
 		confirmed(t, tr, testStart)
-		tx.Add()
+		tx.Add(Event{})
 		tx.Acknowledge()
 		tr.Idle(testStart + 50)
 		confirmed(t, tr, testStart)
@@ -424,10 +520,10 @@ func TestIdle(t *testing.T) {
 func TestFailStopsConfirmationForGood(t *testing.T) {
 	tr := NewTracker(testStart)
 	first, second := tr.Begin(), (*Transaction)(nil)
-	first.Add()
+	first.Add(Event{})
 	first.Commit(testStart + 10)
 	second = tr.Begin()
-	second.Add()
+	second.Add(Event{})
 	second.Commit(testStart + 20)
 	first.Acknowledge()
 	tr.Fail()
@@ -452,7 +548,7 @@ func TestDrained(t *testing.T) {
 	t.Run("with events in flight", func(t *testing.T) {
 		tr := NewTracker(testStart)
 		tx := tr.Begin()
-		tx.Add()
+		tx.Add(Event{})
 		tx.Commit(testStart + 10)
 		first, second := tr.Drained(), tr.Drained()
 		if isClosed(first) {
@@ -467,11 +563,11 @@ func TestDrained(t *testing.T) {
 	t.Run("inside a transaction", func(t *testing.T) {
 		tr := NewTracker(testStart)
 		before := tr.Begin()
-		before.Add()
+		before.Add(Event{})
 		before.Commit(testStart + 10)
 		tx := tr.Begin()
-		tx.Add()
-		tx.Add()
+		tx.Add(Event{})
+		tx.Add(Event{})
 		drained := tr.Drained()
 		tx.Acknowledge()
 		before.Acknowledge()
@@ -520,7 +616,7 @@ func TestTrackerRefusesMisuse(t *testing.T) {
 	panics("one acknowledgement too many", func() {
 		tr := NewTracker(testStart)
 		tx := tr.Begin()
-		tx.Add()
+		tx.Add(Event{})
 		tx.Acknowledge()
 		tx.Acknowledge()
 		tx.Commit(testStart + 10)
@@ -589,7 +685,7 @@ func TestTrackerConcurrently(t *testing.T) {
 	for i := 1; i <= transactions; i++ {
 		tx := tr.Begin()
 		for range size(i) {
-			tx.Add()
+			tx.Add(Event{})
 			handed <- event{tx, i}
 		}
 		tx.Commit(pglogrepl.LSN(i))
@@ -614,7 +710,7 @@ func TestTrackerMemoryIsBounded(t *testing.T) {
 	var window []*Transaction
 	for i := range 200 * inFlight {
 		tx := tr.Begin()
-		tx.Add()
+		tx.Add(Event{})
 		tx.Commit(pglogrepl.LSN(i + 1))
 		window = append(window, tx)
 		if len(window) == inFlight {
@@ -660,7 +756,7 @@ func (w *window) step() {
 	}
 	tx := w.tr.Begin()
 	for range w.rows {
-		tx.Add()
+		tx.Add(Event{})
 	}
 	w.end++
 	tx.Commit(w.end)

@@ -36,12 +36,17 @@ type Options struct {
 	Value       Value
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
-	Log          zerolog.Logger
 	// PauseLimit is how long the process may be stopped before the sink gives up
 	// what is buffered, because another process may have taken over. 0: for ever.
 	PauseLimit time.Duration
+	// TransactionalID makes the sink transactional: see Fence. "": it is not.
+	TransactionalID string
+	// TransactionTimeout is the transactions' time-out, 0 for the default.
+	TransactionTimeout time.Duration
+	Log                zerolog.Logger
 	// OnAck, if set, is called for each acknowledged event from the client's
-	// goroutine, before its receipt is told.
+	// goroutine, before its receipt is told. With transactions it is called by
+	// Commit.
 	OnAck func(topic string, committed, acked time.Time)
 	// Client adds options of the Kafka client; tests use it.
 	Client []kgo.Opt
@@ -74,6 +79,8 @@ type Kafka struct {
 	pauses  pauses
 
 	inFlight atomic.Int64
+	txn      *transaction // nil: the sink is not transactional
+
 	// progress is when Kafka last acknowledged something, or when the first
 	// event was sent after a time with nothing in flight; Unix nanoseconds.
 	progress atomic.Int64
@@ -105,9 +112,9 @@ func New(o Options) (*Kafka, error) {
 	k.ctx, k.cancel = context.WithCancelCause(context.Background())
 	var stopSending context.CancelFunc
 	k.sending, stopSending = context.WithCancel(k.ctx)
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(o.Brokers...),
-		kgo.ClientID(o.ClientID),
+	plaintext := o
+	plaintext.TLS = nil // the dialer below does it
+	opts := append(plaintext.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(o.Linger),
@@ -115,7 +122,7 @@ func New(o Options) (*Kafka, error) {
 		// The bound is on memory and lies before the sink (the frames' memory);
 		// a second one here could only block the reader of the replication
 		// connection, which must keep answering keepalives.
-		kgo.MaxBufferedRecords(1 << 30),
+		kgo.MaxBufferedRecords(1<<30),
 		// A topic just made, or a broker just restarted, is unknown for a
 		// while. Giving up would fail everything that is buffered.
 		kgo.UnknownTopicRetries(-1),
@@ -123,16 +130,15 @@ func New(o Options) (*Kafka, error) {
 		// nothing had happened.
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
-		kgo.RetryBackoffFn(retryBackoff),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
 		kgo.Dialer(k.dial(o.TLS)),
-	}
+	)
 	if !o.CreateTopics.Enabled {
 		// The broker's own setting decides, as for any producer.
 		opts = append(opts, kgo.AllowAutoTopicCreation())
 	}
-	if o.SASL != nil {
-		opts = append(opts, kgo.SASL(o.SASL))
+	if o.TransactionalID != "" {
+		opts = append(opts, k.transactional(o)...)
 	}
 	k.client, err = kgo.NewClient(append(opts, o.Client...)...)
 	if err != nil {
@@ -143,6 +149,23 @@ func New(o Options) (*Kafka, error) {
 		go k.alive() // until Close, at the latest
 	}
 	return k, nil
+}
+
+// Connection returns the options of a client of the same cluster.
+func (o *Options) Connection() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(o.Brokers...),
+		kgo.ClientID(o.ClientID),
+		kgo.RetryBackoffFn(retryBackoff),
+		kgo.WithLogger(clientLog{o.Log}),
+	}
+	if o.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(o.TLS))
+	}
+	if o.SASL != nil {
+		opts = append(opts, kgo.SASL(o.SASL))
+	}
+	return opts
 }
 
 func compression(name string) (kgo.CompressionCodec, error) {
@@ -206,6 +229,10 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
 	}
+	if k.txn != nil {
+		k.txn.produce(k, d)
+		return nil
+	}
 	k.client.Produce(k.sending, &d.record, k.finish)
 	return nil
 }
@@ -213,6 +240,9 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 // finished runs on the client's goroutine, once for each record.
 func (k *Kafka) finished(r *kgo.Record, err error) {
 	d := r.Context.(*Delivery)
+	if err == nil && k.txn != nil {
+		err = k.txn.holds(r)
+	}
 	if err != nil {
 		k.fail(d, err)
 		d.Memory.Release(d.charged)
@@ -221,7 +251,10 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	}
 	now := time.Now()
 	k.progress.Store(now.UnixNano())
-	if k.onAck != nil {
+	switch {
+	case k.txn != nil:
+		k.txn.acked = append(k.txn.acked, ackedEvent{d.Topic, d.committed})
+	case k.onAck != nil:
 		k.onAck(d.Topic, d.committed, now)
 	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
@@ -242,17 +275,22 @@ func (k *Kafka) fail(d *Delivery, err error) {
 		// The refused one's own answer is on its way here.
 		return
 	}
-	err = fmt.Errorf("deliver event id %q at position %s to topic %q: %w", d.id[:min(len(d.id), maxIDShown)], d.position, d.Topic, err)
+	err = fmt.Errorf("deliver event id %q at position %s to topic %q: %w", d.id[:min(len(d.id), maxIDShown)], d.position, d.Topic, k.lost(err))
 	if k.permanent(d.Topic, err) {
 		err = fmt.Errorf("%w: %w (the broker refuses a batch as a whole: it may be another event of the same one)", ErrUndeliverable, err)
 	}
-	k.cancel(&FailedError{err})
+	k.cancel(&FailedError{err, d.position})
 }
 
 const maxIDShown = 200
 
 // FailedError is the failure of a sink.
-type FailedError struct{ Err error }
+type FailedError struct {
+	Err error
+	// Position is that of the event that could not be delivered, zero when it
+	// was not about one.
+	Position decoder.Position
+}
 
 func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
@@ -300,4 +338,11 @@ func (k *Kafka) Waiting() time.Duration {
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
 	k.client.Close()
+	if k.txn != nil {
+		for _, d := range k.txn.queue { // never handed to the client
+			d.Memory.Release(d.charged)
+			k.inFlight.Add(-1)
+		}
+		k.txn.queue = nil
+	}
 }

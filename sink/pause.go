@@ -67,7 +67,7 @@ func (k *Kafka) alive() {
 func (k *Kafka) paused() error {
 	err := k.pauses.running()
 	if err != nil {
-		k.cancel(&FailedError{err})
+		k.cancel(&FailedError{Err: err})
 	}
 	return err
 }

@@ -66,7 +66,7 @@ func (k *Kafka) admit(r *kgo.Record) error {
 			return fmt.Errorf("a record of %d bytes for topic %q: its max.message.bytes is not known yet", size, r.Topic)
 		}
 		if l.bytes != before {
-			k.cancel(&FailedError{errLimitChanged})
+			k.cancel(&FailedError{Err: errLimitChanged})
 			return k.Err()
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"outboxd/decoder"
 	"outboxd/internal/config"
 	"outboxd/internal/pipeline"
+	"outboxd/internal/positions"
 	"outboxd/internal/replication"
 	"outboxd/internal/status"
 	"outboxd/offsets"
@@ -53,10 +54,25 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 		Log:          log,
 		Status:       st,
 	}
-	if cfg.Delivery.Store == "file" {
+	switch {
+	case cfg.Delivery.Guarantee == "exactly_once":
+		o.Sink.TransactionalID = cfg.Delivery.TransactionalID
+		if o.Sink.TransactionalID == "" {
+			o.Sink.TransactionalID = "outboxd-" + cfg.Postgres.Slot
+		}
+		o.Positions, err = positionStore(cfg, kafka, log)
+	case cfg.Delivery.Store == "kafka":
+		o.Store, err = positionStore(cfg, kafka, log)
+	case cfg.Delivery.Store == "file":
 		o.Store = offsets.NewFileStore(cfg.Delivery.File)
 	}
-	return o, nil
+	return o, err
+}
+
+func positionStore(cfg *config.Config, kafka sink.Options, log zerolog.Logger) (*positions.Store, error) {
+	return positions.New(positions.Options{
+		Topic: cfg.Delivery.Topic, Slot: cfg.Postgres.Slot, Log: log, Client: kafka.Connection(),
+	})
 }
 
 // columns are the columns that are read, in the decoder's order.

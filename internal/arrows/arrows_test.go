@@ -36,7 +36,8 @@ var rooms = map[string]room{
 
 	"internal/replication": {[]string{"offsets"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
 	"internal/backfill":    {[]string{"internal/replication"}, "the backfill reads rows into the memory of the stream's frames; what becomes of them is the pipeline's matter"},
-	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/backfill", "internal/status"},
+	"internal/positions":   {[]string{"offsets"}, "a store holds a position and does not judge it; what is in a transaction with it is the sink's matter"},
+	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/backfill", "internal/status"},
 		"the pipeline joins the stages; what the user configured is handed to it"},
 	"internal/config":   {nil, "the configuration is read without the stages; cmd turns it into their options"},
 	"internal/debezium": {nil, "it turns one file into another; what comes out is read like any configuration"},
@@ -44,7 +45,7 @@ var rooms = map[string]room{
 	"internal/arrows":   {nil, "it is a test"},
 
 	"internal/testbed": {nil, "servers for tests: it knows nothing of the program"},
-	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/replication", "internal/pipeline", "internal/config", "internal/debezium", "internal/status"},
+	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/pipeline", "internal/config", "internal/debezium", "internal/status"},
 		"the program has no use for the tests' servers"},
 }
 

@@ -7,19 +7,23 @@ type Delivery struct {
 	// Guarantee is at_least_once, in which a suffix may repeat after a crash, or
 	// exactly_once, in which consumers that read only committed records see
 	// each event once, for some latency. Defaults to at_least_once.
-	Guarantee string `yaml:"guarantee" default:"at_least_once" enum:"at_least_once,exactly_once" unbuilt:"exactly_once"`
+	Guarantee string `yaml:"guarantee" default:"at_least_once" enum:"at_least_once,exactly_once"`
 	// TransactionalID is the Kafka transactional id of exactly_once. Defaults
 	// to outboxd-<slot>.
-	TransactionalID string `yaml:"transactional_id" unbuilt:"*"`
+	TransactionalID string `yaml:"transactional_id"`
 	// Store is where the position is kept besides the slot. The slot alone is
 	// enough to resume; a file or a Kafka topic also notices a slot that was
-	// dropped, made again, or belongs to a restored server. Defaults to slot.
-	Store string `yaml:"store" default:"slot" enum:"slot,file,kafka" unbuilt:"kafka"`
+	// dropped, made again, or belongs to a restored server, and lets a restart
+	// inside a large transaction go on near where it was. With exactly_once it
+	// is always kafka. Defaults to slot.
+	Store string `yaml:"store" default:"slot" enum:"slot,file,kafka"`
 	// File is the position's file, needed with the file store. Defaults to none.
 	File string `yaml:"file"`
 	// Topic is the position's topic, for the kafka store: compacted, one
-	// partition. Defaults to outboxd.positions.
-	Topic string `yaml:"topic" default:"outboxd.positions" check:"topic" unbuilt:"*"`
+	// partition, made when missing if the broker lets us. Several connectors can
+	// share it, if their slots have different names. Defaults to
+	// outboxd.positions.
+	Topic string `yaml:"topic" default:"outboxd.positions" check:"topic"`
 	// ConfirmInterval is how often the confirmed position goes to PostgreSQL.
 	// Shorter repeats less after a crash and frees WAL sooner; longer costs
 	// less. Defaults to 1s.

@@ -141,12 +141,10 @@ func TestProblems(t *testing.T) {
 			}},
 
 		// What is not built.
-		{name: "word", text: "delivery: {guarantee: exactly_once}",
-			want: []string{"outboxd.yaml:3: delivery.guarantee: exactly_once is not built yet; this version has at_least_once"}},
+		{name: "word", text: "errors: {poison: dead_letter}",
+			want: []string{"outboxd.yaml:3: errors.poison: dead_letter is not built yet; this version has stop"}},
 		{name: "key not built", text: "retention: {keep: 7d}",
 			want: []string{"outboxd.yaml:3: retention.keep: 7d is not built yet; this version has 24h"}},
-		{name: "empty text not built", text: "delivery: {transactional_id: h}",
-			want: []string{`outboxd.yaml:3: delivery.transactional_id: h is not built yet; this version has ""`}},
 		{name: "group not built", text: "scale: {shards: 4, group: g}",
 			want: []string{
 				"outboxd.yaml:3: scale.shards: 4 is not built yet; this version has 1",
@@ -185,6 +183,8 @@ func TestProblems(t *testing.T) {
 			}},
 
 		// Relations.
+		{name: "exactly once with a file", text: "delivery: {guarantee: exactly_once, store: file, file: p}",
+			want: []string{"outboxd.yaml:3: delivery.store: must not be file with delivery.guarantee exactly_once: the position is committed in the same Kafka transaction as its events"}},
 		{name: "file store", text: "delivery: {store: file}",
 			want: []string{"outboxd.yaml:3: delivery.file: must not be empty; delivery.store file needs it"}},
 

@@ -18,6 +18,8 @@ func (l *loader) checkRelations() {
 	delivery, retry := l.config.Delivery, l.config.Errors.Retry
 	l.require(delivery.Store != "file" || delivery.File != "",
 		"must not be empty; delivery.store file needs it", "delivery.file", "delivery.store")
+	l.require(delivery.Guarantee != "exactly_once" || delivery.Store != "file",
+		"must not be file with delivery.guarantee exactly_once: the position is committed in the same Kafka transaction as its events", "delivery.store", "delivery.guarantee")
 	l.require(retry.Min <= retry.Max,
 		"is more than errors.retry.max", "errors.retry.min", "errors.retry.max")
 }
@@ -30,6 +32,8 @@ func (l *loader) checkSources() {
 		"must not be empty, unless outbox.message_prefix is given", "outbox.table", "outbox.message_prefix")
 	l.require(outbox.Backfill == "none" || table,
 		"existing needs a table, and outbox.table is empty", "outbox.backfill", "outbox.table")
+	l.require(outbox.Backfill == "none" || l.config.Delivery.Guarantee != "exactly_once",
+		"existing is not built yet with delivery.guarantee exactly_once", "outbox.backfill", "delivery.guarantee")
 	l.require(outbox.Backfill == "none" || l.config.Postgres.Create,
 		"existing makes the slot itself, together with a snapshot of the table; it needs postgres.create: true", "outbox.backfill", "postgres.create")
 }

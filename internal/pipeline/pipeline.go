@@ -12,7 +12,8 @@
 // session only: what was sent is waited for, not too long, and the next session
 // goes on behind it; so does a fault of the schema registry, which an event has to
 // wait for. A failed delivery ends the session and the sink: the next session starts
-// again from the last confirmed position.
+// again from the last confirmed position. What exactly_once adds is told in
+// exactlyonce.go.
 package pipeline
 
 import (
@@ -28,6 +29,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"outboxd/decoder"
+	"outboxd/internal/positions"
 	"outboxd/internal/replication"
 	"outboxd/internal/status"
 	"outboxd/offsets"
@@ -37,11 +39,14 @@ import (
 
 // Options join the options of the stages.
 type Options struct {
-	Source       replication.Options
-	Table        decoder.Table
-	Rules        router.Rules
-	Sink         sink.Options
-	Store        offsets.Store // nil: the slot is the only store
+	Source replication.Options
+	Table  decoder.Table
+	Rules  router.Rules
+	Sink   sink.Options
+	Store  offsets.Store // nil: the slot is the only store
+	// Positions makes delivery exactly once, with the positions kept here. The
+	// sink's options name a transactional id, and Store is nil.
+	Positions    *positions.Store
 	ConfirmEvery time.Duration
 	RetryMin     time.Duration
 	RetryMax     time.Duration
@@ -61,7 +66,13 @@ type Pipeline struct {
 	log zerolog.Logger
 
 	// known is the last confirmed position, nil before the first session.
-	known *offsets.Position
+	known  *offsets.Position
+	loaded bool // known was looked for in the store
+	// exactly is nil with at-least-once delivery.
+	exactly *exactlyOnce
+	// refused is the event that Kafka refused for ever, and aborted with it what
+	// came before it in its transaction: that is sent again, without it.
+	refused *sink.FailedError
 	// shared says that another process may have confirmed more than known: at
 	// first, and since the slot was seen in use by another connection.
 	shared bool
@@ -85,7 +96,12 @@ type Pipeline struct {
 // New returns a pipeline that is not running.
 func New(o Options) *Pipeline {
 	o.Sink.OnAck = o.Status.Acked
-	return &Pipeline{o: o, log: o.Log, shared: true}
+	p := &Pipeline{o: o, log: o.Log, shared: true}
+	if o.Positions != nil {
+		p.exactly = newExactlyOnce(p, o.Positions)
+		p.o.Store = p.exactly
+	}
+	return p
 }
 
 // ErrUnclean is returned by a stop that had to leave events unacknowledged or
@@ -100,15 +116,11 @@ func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
 			p.sink.Close()
 		}
 	}()
-	var err error
-	if p.known, err = p.stored(ctx); err != nil {
-		return err
-	}
 	go p.watchSlot(ctx)
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
 		started := time.Now()
-		err := p.session(ctx, hurry)
+		err := p.exactly.fenced(p.session(ctx, hurry))
 		if err == nil || permanent(err) || errors.Is(err, ErrUnclean) {
 			return err
 		}
@@ -141,6 +153,9 @@ func permanent(err error) bool {
 	return errors.As(err, &refused) ||
 		errors.Is(err, replication.ErrSetup) ||
 		errors.Is(err, decoder.ErrProtocol) ||
+		errors.Is(err, offsets.ErrUnusable) ||
+		errors.Is(err, ErrTakenOver) ||
+		errors.Is(err, errForeignID) ||
 		errors.Is(err, ErrPoison) ||
 		errors.Is(err, sink.ErrSchemaRefused)
 }
@@ -174,6 +189,14 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if p.sink == nil {
 		p.memory, p.published = replication.NewMemory(p.o.MemoryLimit), decoder.Position{}
 	}
+	if err := p.exactly.check(ctx); err != nil {
+		return err
+	}
+	if p.exactly == nil && !p.loaded {
+		if err := p.load(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.backfill(ctx, hurry); err != nil || ctx.Err() != nil {
 		return stopped(ctx, err)
 	}
@@ -181,14 +204,21 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 	if err != nil {
 		return stopped(ctx, err)
 	}
+	if inside := decoder.Position(p.known.Inside); inside.After(p.published) {
+		p.published = inside
+	}
 	s, err := p.stages()
 	if err != nil {
 		stream.Close()
 		return err
 	}
 	s.stream, s.blocks = stream, stream
-	s.tracker = offsets.NewTracker(p.known.LSN)
-	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, stream.Confirm)
+	s.tracker = offsets.NewTrackerInside(p.known.LSN, p.known.Inside)
+	tell := stream.Confirm
+	if p.exactly != nil {
+		tell = func(c offsets.Confirmed) { s.committed = c }
+	}
+	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, tell)
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
 		InFlightBytes:  p.memory.Used,
@@ -210,27 +240,36 @@ func stopped(ctx context.Context, err error) error {
 
 // stages returns a session that has its stages and no source of frames yet.
 func (p *Pipeline) stages() (*session, error) {
-	source, table := source(p.catalog.Database, p.o.Table), p.o.Table
+	table := p.o.Table
 	table.Domains = p.catalog.Domains
 	rules := p.o.Rules
-	rules.Source = source
+	rules.Source = source(p.catalog.Database, table)
 	rules.Attributes = attributes(table, p.catalog)
 	rt, err := router.New(rules)
 	if err != nil {
 		return nil, err
 	}
 	if p.sink == nil {
-		o := p.o.Sink
-		o.Value.Source = source
-		if o.Value.Connect != nil {
-			o.Value.Connect.Attributes = rules.Attributes
-		}
-		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
-		if p.sink, err = sink.New(o); err != nil {
+		if err := p.openSink(); err != nil {
 			return nil, err
 		}
 	}
 	return &session{p: p, decoder: decoder.New(table), router: rt, sink: p.sink}, nil
+}
+
+// openSink makes a sink for the database of the catalog.
+func (p *Pipeline) openSink() (err error) {
+	o := p.o.Sink
+	o.Value.Source = source(p.catalog.Database, p.o.Table)
+	if o.Value.Connect != nil {
+		o.Value.Connect.Attributes = attributes(p.o.Table, p.catalog)
+	}
+	if p.exactly == nil {
+		// With transactions the brokers' fencing does it.
+		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
+	}
+	p.sink, err = sink.New(o)
+	return err
 }
 
 // attributes are what the catalog says of each field's column.
@@ -265,7 +304,7 @@ func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	p.backend, p.catalog, p.keeps = conn.Backend(), conn.Catalog(), conn.Keeps()
+	p.backend = conn.Backend()
 	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
 	return stream, nil
 }
@@ -274,9 +313,26 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	server, err := conn.Prepare(ctx, p.known == nil)
+	p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
+	// A slot is made only where no position is stored.
+	server, err := conn.Prepare(ctx, p.loaded && p.known == nil)
+	if err == nil && server.Slot == nil && !p.loaded {
+		if err = p.load(ctx); err == nil {
+			server, err = conn.Prepare(ctx, p.known == nil)
+		}
+	}
 	if err != nil {
 		return nil, err
+	}
+	if p.exactly != nil && server.Slot != nil && (p.shared || p.sink == nil) {
+		if server.Slot.Active {
+			p.shared, p.exactly.claimed = true, false
+			return nil, replication.SlotInUse(errors.New("it is active"))
+		}
+		if err := p.exactly.take(ctx); err != nil {
+			return nil, err
+		}
+		p.shared = true // the position may be another than we know
 	}
 	start, err := p.resume(ctx, conn, &server)
 	if errors.Is(err, offsets.ErrSlotAhead) && p.o.Store != nil && !p.shared {
@@ -307,6 +363,12 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	case err != nil:
 		return nil, err
 	}
+	if p.exactly != nil && p.sink == nil {
+		// The slot was made just now.
+		if err := p.exactly.take(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if from := p.o.From; from != 0 {
 		window, err := offsets.WindowOf(server)
 		if err == nil {
@@ -319,7 +381,10 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		start, p.published = from, decoder.Position{}
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
-	changed := p.known == nil || *p.known != known
+	if gap == nil && p.o.From == 0 && p.known != nil {
+		known.Inside = p.known.Inside
+	}
+	changed := p.known == nil || *p.known != known || p.exactly != nil && p.exactly.claimDue
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
 	if gap != nil {
 		p.logGap(refused, *gap)
@@ -333,9 +398,12 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	// Only who has the slot may write the store: another process may still
 	// have written newer positions until now.
 	if p.o.Store != nil && changed {
-		if err := p.o.Store.Save(ctx, known); err != nil {
+		saving, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		if err := p.o.Store.Save(saving, known); err != nil {
 			stream.Close()
-			return nil, fmt.Errorf("store position %s: %w", known.LSN, err)
+			p.giveUpSink()
+			return nil, fmt.Errorf("store position %s: %w", known, err)
 		}
 	}
 	p.shared = false
@@ -350,10 +418,10 @@ func (p *Pipeline) resume(ctx context.Context, conn *replication.Conn, server *o
 		// Read after the slot and before the end of the WAL: another process
 		// that confirms meanwhile stores a position before the slot has it and
 		// after the WAL does, so neither can seem to contradict the store.
-		var err error
-		if p.known, err = p.stored(ctx); err != nil {
+		if err := p.load(ctx); err != nil {
 			return 0, err
 		}
+		var err error
 		if server.FlushLSN, err = conn.Flushed(ctx); err != nil {
 			return 0, err
 		}
@@ -374,10 +442,29 @@ func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
 	}
 }
 
-// stored is what the store holds, nil when there is nothing or no store.
-func (p *Pipeline) stored(ctx context.Context) (*offsets.Position, error) {
-	if p.o.Store == nil {
-		return nil, nil
+// storeTimeout bounds a save while nothing else goes on.
+const storeTimeout = 10 * time.Second
+
+// giveUpSink makes the next session begin with a new sink, if the one there is
+// can have lost its transaction.
+func (p *Pipeline) giveUpSink() {
+	if p.exactly != nil && p.sink != nil {
+		p.sink.Close()
+		p.sink = nil
 	}
-	return p.o.Store.Load(ctx)
+}
+
+// load makes known what the store holds: nil when there is nothing or no store.
+func (p *Pipeline) load(ctx context.Context) error {
+	if p.o.Store == nil {
+		p.known = nil
+	} else {
+		known, err := p.o.Store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		p.known = known
+	}
+	p.loaded = true
+	return nil
 }

@@ -102,6 +102,7 @@ type replaying struct {
 
 func (p *Pipeline) newReplaying(catalog replication.Catalog, stream *replication.Stream, done Replayed, dryRun bool) (*replaying, error) {
 	rules, table, kafka := p.o.Rules, p.o.Table, p.o.Sink
+	kafka.TransactionalID = "" // the connector's, which it would take away
 	rules.Replayed, rules.Source = true, source(catalog.Database, table)
 	rules.Attributes = attributes(table, catalog)
 	table.Domains, kafka.Value.Source = catalog.Domains, rules.Source
@@ -198,7 +199,7 @@ func (r *replaying) publish(ev *decoder.Event) error {
 	}
 	block := r.stream.Block()
 	block.Retain()
-	r.tx.Add()
+	r.tx = r.tx.Add(offsets.Event(ev.Position))
 	d.Receipt, d.Memory = r.tx, block
 	return r.sink.Send(ev, d)
 }

@@ -32,6 +32,14 @@ type session struct {
 	committer *offsets.Committer
 
 	tx *offsets.Transaction // open, or nil
+	// gate is held by whoever sends or commits, with exactly_once: a transaction
+	// is closed between two events.
+	gate sync.Mutex
+	// committed is what PostgreSQL may be told, with exactly_once. It belongs to
+	// the goroutine that commits.
+	committed offsets.Confirmed
+	// giveUp ends when a stop has waited for Kafka as long as it may.
+	giveUp context.Context
 	// drainBy is when a stop gives up waiting; set before reading is
 	// interrupted for it.
 	drainBy time.Time
@@ -39,6 +47,17 @@ type session struct {
 
 // run streams, and ends the session in the way that fits why streaming ended.
 func (s *session) run(ctx, hurry context.Context) error {
+	giveUp, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.giveUp = giveUp
+	context.AfterFunc(ctx, func() {
+		defer cancel()
+		select {
+		case <-time.After(s.p.o.DrainTimeout):
+		case <-hurry.Done():
+		case <-giveUp.Done():
+		}
+	})
 	err := s.streamUntil(ctx, hurry)
 	s.p.o.Status.Stopped()
 	switch {
@@ -75,7 +94,11 @@ func (s *session) streamUntil(ctx, hurry context.Context) error {
 	inner, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	background.Go(func() { s.interrupt(inner, ctx, hurry) })
-	background.Go(func() { s.confirm(inner) })
+	if s.p.exactly != nil {
+		background.Go(func() { s.commitTransactions(inner) })
+	} else {
+		background.Go(func() { s.confirm(inner) })
+	}
 	background.Go(func() { s.watch(inner) })
 	stopping := false
 	for {
@@ -127,6 +150,10 @@ func (s *session) interrupt(inner, ctx, hurry context.Context) {
 
 // handle takes one pgoutput message through the stages.
 func (s *session) handle(data []byte) error {
+	if s.p.exactly != nil {
+		s.gate.Lock()
+		defer s.gate.Unlock()
+	}
 	kind, err := s.decoder.Decode(data)
 	switch {
 	case err != nil && errors.Is(err, decoder.ErrRow):
@@ -156,6 +183,9 @@ func (s *session) publish(ev *decoder.Event) error {
 	if !ev.Position.After(s.p.published) {
 		return nil // acknowledged in an earlier session
 	}
+	if r := s.p.refused; r != nil && ev.Position == r.Position {
+		return s.poison(ev, r)
+	}
 	d := s.sink.Next()
 	if err := s.router.Route(ev, &d.Message); err != nil {
 		return s.poison(ev, err)
@@ -166,7 +196,7 @@ func (s *session) publish(ev *decoder.Event) error {
 	}
 	block := s.blocks.Block()
 	block.Retain()
-	s.tx.Add()
+	s.tx = s.tx.Add(offsets.Event(ev.Position))
 	d.Receipt, d.Memory = s.tx, block
 	if err := s.sink.Send(ev, d); err != nil {
 		s.tx.Withdraw()
@@ -262,6 +292,14 @@ func (s *session) watch(ctx context.Context) {
 func (s *session) sinkFailed() error {
 	err := s.sink.Err()
 	s.abandon()
+	if s.p.exactly != nil {
+		var failed *sink.FailedError
+		if errors.As(err, &failed) && errors.Is(err, sink.ErrUndeliverable) {
+			s.p.refused = failed
+			return &sink.FailedError{Err: fmt.Errorf("%v; what its transaction takes with it is sent again", err)}
+		}
+		return err // the next session asks what is committed
+	}
 	if errors.Is(err, sink.ErrUndeliverable) {
 		return &replication.Error{Err: fmt.Errorf("%w: %w", ErrPoison, err), Hint: poisonHint}
 	}
@@ -273,7 +311,9 @@ func (s *session) abandon() {
 	s.tracker.Fail()
 	s.sink.Close()
 	s.p.sink = nil
-	s.finalCommit()
+	if s.p.exactly == nil {
+		s.finalCommit(context.Background())
+	}
 }
 
 // settleLimit is how long Kafka may take to acknowledge what was sent before the
@@ -292,7 +332,9 @@ func (s *session) settle(ctx, hurry context.Context) error {
 	for {
 		select {
 		case <-drained:
-			s.finalCommit()
+			if err := s.finalCommit(s.giveUp); err != nil && s.p.exactly != nil {
+				return s.uncommitted(err)
+			}
 			return nil
 		case <-late:
 			n := s.sink.InFlight()
@@ -306,9 +348,20 @@ func (s *session) settle(ctx, hurry context.Context) error {
 		case <-giveUp:
 		case <-hurry.Done():
 		}
-		s.finalCommit()
+		if s.p.exactly == nil {
+			s.finalCommit(s.giveUp)
+		}
 		return s.undelivered()
 	}
+}
+
+// uncommitted ends a session whose last transaction is in doubt.
+func (s *session) uncommitted(err error) error {
+	if s.sink.Err() != nil {
+		return s.sinkFailed()
+	}
+	s.p.giveUpSink()
+	return err
 }
 
 // undelivered is the error of a stop that could not wait for Kafka.
@@ -338,7 +391,11 @@ func (s *session) drain(hurry context.Context) error {
 	}
 	served := s.stream.Serve(ctx, done)
 	<-done
-	s.finalCommit()
+	if s.p.exactly == nil || s.sink.InFlight() == 0 {
+		if err := s.finalCommit(ctx); err != nil && s.p.exactly != nil {
+			return fmt.Errorf("%w: the last transaction could not be committed, its events are published again at the next start: %w", ErrUnclean, err)
+		}
+	}
 	if n := s.sink.InFlight(); n > 0 || s.sink.Err() != nil {
 		return s.undelivered()
 	}
@@ -355,11 +412,22 @@ func (s *session) drain(hurry context.Context) error {
 
 // finalCommit passes on what is confirmed now. It runs after the confirming
 // goroutine has ended.
-func (s *session) finalCommit() {
-	lsn, err := s.committer.Commit(context.Background())
+func (s *session) finalCommit(ctx context.Context) error {
+	var at offsets.Position
+	var err error
+	if s.p.exactly != nil {
+		at, err = s.commitTransaction(ctx)
+		s.stream.Confirm(s.committed)
+	} else {
+		// The position is worth some waiting also when nothing else is.
+		saving, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		defer cancel()
+		at, err = s.committer.Commit(saving)
+	}
 	if err != nil {
 		s.p.log.Warn().Err(err).Msg("the last position was not stored; events after the stored one are published again")
 		s.p.shared = true // see what is stored before the next session
 	}
-	s.p.known.LSN = lsn
+	*s.p.known = at
+	return err
 }

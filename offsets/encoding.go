@@ -1,0 +1,68 @@
+package offsets
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// ErrUnusable is wrapped by a store's error when what it holds cannot be
+// trusted as a position, or when it cannot hold one. Trying again does not help.
+var ErrUnusable = errors.New("the store cannot be used")
+
+// encoded is a position as stores keep it, for later versions and for an
+// operator's eyes.
+type encoded struct {
+	SystemID  string `json:"system_id"`
+	Timeline  int32  `json:"timeline"`
+	Slot      string `json:"slot"`
+	LSN       string `json:"lsn"`
+	CommitLSN string `json:"commit_lsn,omitempty"`
+	Number    uint32 `json:"number,omitempty"`
+}
+
+// Encode returns the position as JSON.
+func (p Position) Encode() []byte {
+	e := encoded{SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
+	if p.Inside != (Event{}) {
+		e.CommitLSN, e.Number = p.Inside.CommitLSN.String(), p.Inside.Number
+	}
+	data, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // there is nothing in it that JSON does not have
+	}
+	return data
+}
+
+// Decode is the reverse of Encode. It takes nothing that is not a whole
+// position.
+func Decode(data []byte) (Position, error) {
+	var e encoded
+	if err := json.Unmarshal(data, &e); err != nil {
+		return Position{}, fmt.Errorf("not a position: %w", err)
+	}
+	p := Position{SystemID: e.SystemID, Timeline: e.Timeline, Slot: e.Slot}
+	lsn, ok := parseLSN(e.LSN)
+	ok = ok && e.SystemID != "" && e.Slot != "" && e.Timeline > 0
+	p.LSN = lsn
+	if e.CommitLSN != "" || e.Number != 0 {
+		commit, whole := parseLSN(e.CommitLSN)
+		p.Inside = Event{commit, e.Number}
+		// The transaction's commit is behind what is whole.
+		ok = ok && whole && e.Number > 0 && commit >= lsn
+	}
+	if !ok {
+		return Position{}, fmt.Errorf("not a position: system_id %q, timeline %d, slot %q, lsn %q, commit_lsn %q, number %d",
+			e.SystemID, e.Timeline, e.Slot, e.LSN, e.CommitLSN, e.Number)
+	}
+	return p, nil
+}
+
+func parseLSN(text string) (pglogrepl.LSN, bool) {
+	lsn, err := pglogrepl.ParseLSN(text)
+	// ParseLSN takes a valid beginning for the whole.
+	return lsn, err == nil && lsn != 0 && strings.EqualFold(lsn.String(), text)
+}

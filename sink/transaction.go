@@ -1,0 +1,262 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/decoder"
+)
+
+// TransactionTimeout is after how long the coordinator aborts a transaction by
+// itself, unless the options say otherwise. Ours take some tens of milliseconds,
+// so that this is about a process that has died or stands still: for as long,
+// readers of committed records wait behind what it has left open, if no other
+// process takes its place.
+const TransactionTimeout = 10 * time.Second
+
+var (
+	// ErrFenced is wrapped by the failure of a sink whose transactional id
+	// another producer has taken.
+	ErrFenced = errors.New("another producer has taken the transactional id")
+	// ErrExpired is wrapped by the failure of a sink that lost its transactional
+	// id and may have lost it to the coordinator, which ends a transaction that
+	// takes too long in the same way as another producer does.
+	ErrExpired = errors.New("the transaction took too long, or another producer has taken the transactional id")
+)
+
+// transaction is what a transactional sink has beside another. Its fields belong to the goroutine that may call Send: see Kafka.Seal.
+//
+// A record's receipt is told when it is acknowledged as part of the transaction.
+// That everything is acknowledged is the condition of the commit; that it counts
+// is decided by the commit alone, together with the position that it carries.
+type transaction struct {
+	timeout time.Duration
+	id      int64 // of the producer
+	epoch   int16
+	events  int
+	last    decoder.Position // of the newest event in this transaction or before
+	sealed  bool
+	queue   []*Delivery // sent since the transaction was sealed
+	begun   chan struct{}
+
+	// since is the time of its first event in Unix nanoseconds, 0 while there is
+	// none; the client's goroutine reads it too.
+	since atomic.Int64
+	// acked belongs to the client's goroutine, and after Flush to its caller.
+	acked []ackedEvent
+}
+
+type ackedEvent struct {
+	topic     string
+	committed time.Time
+}
+
+// transactional makes k transactional, and returns its client's options.
+func (k *Kafka) transactional(o Options) []kgo.Opt {
+	k.txn = &transaction{begun: make(chan struct{}, 1), timeout: o.TransactionTimeout}
+	if k.txn.timeout == 0 {
+		k.txn.timeout = TransactionTimeout
+	}
+	return []kgo.Opt{kgo.TransactionalID(o.TransactionalID), kgo.TransactionTimeout(k.txn.timeout)}
+}
+
+// Fence takes the transactional id: what an older producer has left open is
+// aborted, what it was committing is committed, and nothing that it sends from
+// here on counts. Only after Fence is it certain what is committed. It is called
+// before the first Send.
+func (k *Kafka) Fence(ctx context.Context) error {
+	if _, _, err := k.client.ProducerID(ctx); err != nil {
+		return fmt.Errorf("take the transactional id: %w", err)
+	}
+	return k.begin(ctx)
+}
+
+// begin opens the next transaction. That is no request: the coordinator hears of
+// it with the first record.
+func (k *Kafka) begin(ctx context.Context) error {
+	if err := k.client.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	id, epoch, err := k.client.ProducerID(ctx)
+	if err == nil && id < 0 {
+		err = errors.New("the brokers know no transactions")
+	}
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	t := k.txn
+	t.id, t.epoch = id, epoch
+	t.events = 0
+	t.since.Store(0)
+	return nil
+}
+
+// Begun returns a channel that tells when a transaction has its first event.
+func (k *Kafka) Begun() <-chan struct{} { return k.txn.begun }
+
+// Age returns for how long the transaction has had an event, 0 if it has none,
+// and how many there are. Like Seal, it must not be called beside Send.
+func (k *Kafka) Age() (time.Duration, int) {
+	return k.txn.age(), k.txn.events
+}
+
+func (t *transaction) age() time.Duration {
+	since := t.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
+}
+
+// produce puts an event into the transaction, or keeps it for the next.
+func (t *transaction) produce(k *Kafka, d *Delivery) {
+	if t.sealed {
+		t.queue = append(t.queue, d)
+		return
+	}
+	if t.events++; t.events == 1 {
+		t.since.Store(time.Now().UnixNano())
+		select {
+		case t.begun <- struct{}{}:
+		default:
+		}
+	}
+	t.last = d.position
+	k.client.Produce(k.sending, &d.record, k.finish)
+}
+
+// Seal closes the transaction for further events: what is sent from here on is
+// kept for the next. Seal, Unseal and Age are called by the goroutine that sends,
+// or while that one is kept from it.
+func (k *Kafka) Seal() { k.txn.sealed = true }
+
+// Unseal lets go of what was kept.
+func (k *Kafka) Unseal() {
+	t := k.txn
+	t.sealed = false
+	for i, d := range t.queue {
+		t.produce(k, d)
+		t.queue[i] = nil
+	}
+	t.queue = t.queue[:0]
+}
+
+// Newest returns the position of the newest event in the sealed transaction, or
+// in one before.
+func (k *Kafka) Newest() decoder.Position { return k.txn.last }
+
+// Flush waits until everything in the transaction is acknowledged. An error of
+// the context is returned, and any other makes the sink fail.
+func (k *Kafka) Flush(ctx context.Context) error {
+	if err := k.client.Flush(ctx); err != nil {
+		return fmt.Errorf("wait for acknowledgements: %w", err)
+	}
+	return k.whole()
+}
+
+// whole checks that nothing in the transaction has failed.
+func (k *Kafka) whole() error {
+	switch {
+	case k.ctx.Err() != nil:
+		return k.Err()
+	case k.sending.Err() != nil:
+		return k.broken(errors.New("a record was refused"))
+	}
+	return nil
+}
+
+// Commit puts one more record into the sealed and flushed transaction and ends
+// it; after that another is open. An error makes the sink fail, since only the
+// next one can learn whether the transaction is committed; but that of the
+// context, whose end is the sink's too.
+func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
+	if err := k.whole(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	k.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {
+		if err == nil {
+			err = k.txn.holds(r)
+		}
+		done <- err
+	})
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done(): // the client itself waits for the brokers, whatever the context
+		return ctx.Err()
+	}
+	if err != nil {
+		return k.broken(fmt.Errorf("store the position in topic %q (delivery.topic): %w", r.Topic, err))
+	}
+	// The client gets itself a new producer id in some faults, and goes on. Then
+	// the transaction holds only the records since.
+	id, epoch, err := k.client.ProducerID(ctx)
+	if err == nil && (id != k.txn.id || epoch != k.txn.epoch) {
+		err = errProducerChanged
+	}
+	if err == nil {
+		err = k.client.EndTransaction(ctx, kgo.TryCommit)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return k.broken(fmt.Errorf("commit transaction: %w", err))
+	}
+	now := time.Now()
+	k.progress.Store(now.UnixNano())
+	for _, e := range k.txn.acked {
+		if k.onAck != nil {
+			k.onAck(e.topic, e.committed, now)
+		}
+	}
+	k.txn.acked = k.txn.acked[:0]
+	if err := k.begin(ctx); err != nil {
+		k.cancel(&FailedError{Err: err}) // the one before is committed
+	}
+	return nil
+}
+
+var errProducerChanged = errors.New("the client has got itself another producer id inside the transaction")
+
+// holds checks that an acknowledged record is in this transaction.
+func (t *transaction) holds(r *kgo.Record) error {
+	if r.ProducerID != t.id || r.ProducerEpoch != t.epoch {
+		return fmt.Errorf("%w: producer %d epoch %d instead of %d epoch %d", errProducerChanged, r.ProducerID, r.ProducerEpoch, t.id, t.epoch)
+	}
+	return nil
+}
+
+// broken fails the sink for what happened to the transaction, and returns the
+// first failure.
+func (k *Kafka) broken(err error) error {
+	k.cancel(&FailedError{Err: k.lost(err)})
+	return k.Err()
+}
+
+// Fail ends the sink for a reason of its caller's.
+func (k *Kafka) Fail(err error) { k.cancel(&FailedError{Err: err}) }
+
+// lost says so when err means that the transactional id is no longer ours.
+// Kafka answers a produce request with INVALID_PRODUCER_EPOCH and the end of a
+// transaction with PRODUCER_FENCED or INVALID_PRODUCER_EPOCH, whether another
+// producer has come or the coordinator has ended a transaction that took too
+// long. Only its age makes a difference here: a young one has not timed out.
+func (k *Kafka) lost(err error) error {
+	switch {
+	case k.txn == nil:
+	case !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.ProducerFenced) && !errors.Is(err, kerr.InvalidProducerIDMapping):
+	case k.txn.age() > k.txn.timeout/2:
+		return fmt.Errorf("%w: %w", ErrExpired, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrFenced, err)
+	}
+	return err
+}

@@ -1,0 +1,193 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const positionTopic = "positions"
+
+// transactionalSink opens a sink that has the transactional id.
+func transactionalSink(t *testing.T, c *kfake.Cluster, change ...func(*Options)) *Kafka {
+	t.Helper()
+	k := open(t, c, append(change, func(o *Options) { o.TransactionalID = "outboxd-test" })...)
+	if err := k.Fence(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func commitWith(t *testing.T, k *Kafka, position string) error {
+	t.Helper()
+	k.Seal()
+	if err := k.Flush(limited(t)); err != nil {
+		return err
+	}
+	if err := k.Commit(limited(t), &kgo.Record{Topic: positionTopic, Key: []byte("slot"), Value: []byte(position)}); err != nil {
+		return err
+	}
+	k.Unseal()
+	return nil
+}
+
+// seen are the values that a consumer of committed records sees in testTopic.
+func seen(t *testing.T, c *kfake.Cluster, topic string) (values []string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.KeepControlRecords(),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for end := appended(t, c, topic); end > 0; {
+		fetches := client.PollFetches(limited(t))
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if r.Offset == end-1 {
+				end = 0
+			}
+			if !r.Attrs.IsControl() {
+				values = append(values, string(r.Value))
+			}
+		})
+	}
+	return values
+}
+
+func transactionBroker(t *testing.T) *kfake.Cluster {
+	return broker(t, 1, kfake.SeedTopics(1, positionTopic))
+}
+
+// Events and position become visible together, in the order in which they were
+// sent; what is sent while a transaction is closed comes with the next.
+func TestTransactions(t *testing.T) {
+	c := transactionBroker(t)
+	acked := 0
+	s := &sender{t: t, k: transactionalSink(t, c, func(o *Options) {
+		o.OnAck = func(string, time.Time, time.Time) { acked++ }
+	})}
+	s.send(testTopic, "k", "0")
+	s.send(testTopic, "k", "1")
+	select {
+	case <-s.k.Begun():
+	default:
+		t.Error("nobody was told of the transaction")
+	}
+	if age, n := s.k.Age(); n != 2 || age <= 0 {
+		t.Errorf("%d events for %s", n, age)
+	}
+	s.k.Seal()
+	s.send(testTopic, "k", "2")
+	if err := s.k.Flush(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.acknowledged(); n != 2 || acked != 0 {
+		t.Errorf("%d events acknowledged, %d counted before the commit", n, acked)
+	}
+	if got := s.k.Newest().String(); got != "0000000000000100-00000002" {
+		t.Errorf("the newest event of the transaction is %s", got)
+	}
+	if err := s.k.Commit(limited(t), &kgo.Record{Topic: positionTopic, Value: []byte("up to 1")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(seen(t, c, testTopic), seen(t, c, positionTopic)); got != "[0 1] [up to 1]" {
+		t.Errorf("committed: %s", got)
+	}
+	s.k.Unseal()
+	if err := commitWith(t, s.k, "up to 2"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(seen(t, c, testTopic), seen(t, c, positionTopic)); got != "[0 1 2] [up to 1 up to 2]" {
+		t.Errorf("committed: %s", got)
+	}
+	s.delivered()
+	if acked != 3 {
+		t.Errorf("%d events counted, want 3", acked)
+	}
+}
+
+// Another producer with the same id fences the sink: what it has not committed is
+// aborted, it fails, and says why.
+func TestFenced(t *testing.T) {
+	for _, when := range []string{"before the first record", "inside the transaction", "before the commit"} {
+		t.Run(when, func(t *testing.T) {
+			c := transactionBroker(t)
+			s := &sender{t: t, k: transactionalSink(t, c)}
+			s.send(testTopic, "k", "committed")
+			if err := commitWith(t, s.k, "1"); err != nil {
+				t.Fatal(err)
+			}
+			if when != "before the first record" {
+				s.send(testTopic, "k", "aborted")
+				s.settled()
+			}
+			if when == "before the commit" {
+				s.k.Seal()
+				if err := s.k.Flush(limited(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			newer := &sender{t: t, k: transactionalSink(t, c)}
+			if when != "before the commit" {
+				_ = s.try(testTopic, "k", []byte("too late"))
+			}
+			if err := commitWith(t, s.k, "2"); !errors.Is(err, ErrFenced) {
+				t.Errorf("committed: %v", err)
+			}
+			if err := s.failed(); !errors.Is(err, ErrFenced) {
+				t.Errorf("failed with %v", err)
+			}
+			newer.send(testTopic, "k", "newer")
+			if err := commitWith(t, newer.k, "3"); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(seen(t, c, testTopic), seen(t, c, positionTopic)); got != "[committed newer] [1 3]" {
+				t.Errorf("committed: %s", got)
+			}
+		})
+	}
+}
+
+// A commit without an answer fails the sink, whatever has become of it.
+func TestCommitWithoutAnswer(t *testing.T) {
+	c := transactionBroker(t)
+	s := &sender{t: t, k: transactionalSink(t, c)}
+	s.send(testTopic, "k", "0")
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.UnknownServerError, Count: -1})
+	if err := commitWith(t, s.k, "1"); err == nil || errors.Is(err, ErrFenced) {
+		t.Errorf("committed: %v", err)
+	}
+	if s.k.Err() == nil {
+		t.Error("the sink goes on")
+	}
+}
+
+// A record that is refused is never committed around.
+func TestRefusedRecordIsNotCommittedAround(t *testing.T) {
+	c := transactionBroker(t)
+	s := &sender{t: t, k: transactionalSink(t, c)}
+	s.send(testTopic, "k", "0")
+	s.settled()
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: testTopic, Err: kerr.InvalidRecord})
+	s.send(testTopic, "k", "refused")
+	if err := commitWith(t, s.k, "1"); !errors.Is(err, ErrUndeliverable) {
+		t.Errorf("committed: %v", err)
+	}
+	var failed *FailedError
+	if err := s.failed(); !errors.As(err, &failed) || failed.Position.String() != "0000000000000100-00000002" {
+		t.Errorf("failed with %v", err)
+	}
+	transactionalSink(t, c) // aborts
+	if got := fmt.Sprint(seen(t, c, testTopic), seen(t, c, positionTopic)); got != "[] []" {
+		t.Errorf("committed: %s", got)
+	}
+}
