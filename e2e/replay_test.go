@@ -192,3 +192,73 @@ func TestRunFromLSN(t *testing.T) {
 	s.waitArrived(51)
 	c.stop()
 }
+
+// With a rewind PostgreSQL is told late, and the exact position is in the store: a
+// past window can be published again although all of it was delivered, ordinary
+// restarts repeat nothing, and in time the WAL is given back, also by an outbox
+// in which nothing happens any more.
+func TestRewind(t *testing.T) {
+	for name, store := range map[string]string{"file": "store: file", "kafka": "store: kafka", "exactly once": "guarantee: exactly_once"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it is mostly waiting
+			s := newScenario(t, nil, nil)
+			if name == "file" {
+				s.storeInFile()
+				s.extra = strings.Replace(s.extra, "confirm_interval: 100ms", "confirm_interval: 100ms, rewind: 20s", 1)
+			} else {
+				s.extra = "delivery: {" + store + ", topic: positions." + s.topic + ", confirm_interval: 100ms, rewind: 20s}"
+			}
+			c := s.startStreaming()
+			begin := s.confirmed()
+			s.events(1, 10)
+			middle := s.lsn("SELECT pg_current_wal_insert_lsn()::text")
+			s.events(11, 20)
+			s.waitRead(20)
+			c.stop()
+			if at := s.confirmed(); at > begin {
+				t.Fatalf("the slot was moved from %s to %s, and nothing is older than 20 s", begin, at)
+			}
+
+			// Restarts repeat nothing.
+			for i := range 2 {
+				c = s.startStreaming()
+				s.events(21+i, 21+i)
+				s.waitRead(21 + i)
+				c.stop()
+			}
+			if at := s.confirmed(); at > middle {
+				t.Fatalf("a restart moved the slot from %s to %s", begin, at)
+			}
+
+			// What was delivered can be published again.
+			if code, stdout, stderr := s.replay("--from-lsn", middle.String(), "--dry-run"); code != 0 || !strings.HasPrefix(stdout, "would publish 12 events of 3 transactions") {
+				t.Errorf("exit %d, %q, %s", code, stdout, stderr)
+			}
+			c = s.startStreaming("--from-lsn", middle.String())
+			s.waitRead(34)
+			c.stop()
+
+			// In time the WAL is given back.
+			end := s.lsn("SELECT pg_current_wal_insert_lsn()::text")
+			c = s.startStreaming()
+			s.exec("CREATE TABLE elsewhere AS SELECT 1") // something to move on to
+			waitFor(t, 120*time.Second, func() (string, bool) {
+				at := s.confirmed()
+				return fmt.Sprintf("the slot is at %s, all was delivered at %s", at, end), at >= end
+			})
+			c.stop()
+			if n := len(s.readCommitted()); n != 34 {
+				t.Errorf("%d records, want 34", n)
+			}
+		})
+	}
+}
+
+// waitRead waits until consumers of committed records have seen that many.
+func (s *scenario) waitRead(n int) {
+	s.t.Helper()
+	waitFor(s.t, 60*time.Second, func() (string, bool) {
+		have := len(s.readCommitted())
+		return fmt.Sprintf("%d records of %d", have, n), have >= n
+	})
+}

@@ -22,6 +22,12 @@ type encoded struct {
 	LSN       string `json:"lsn"`
 	CommitLSN string `json:"commit_lsn,omitempty"`
 	Number    uint32 `json:"number,omitempty"`
+	Past      []mark `json:"past,omitempty"`
+}
+
+type mark struct {
+	LSN string `json:"lsn"`
+	At  int64  `json:"at"` // Unix milliseconds
 }
 
 // Encode returns the position as JSON.
@@ -29,6 +35,9 @@ func (p Position) Encode() []byte {
 	e := encoded{SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
 	if p.Inside != (Event{}) {
 		e.CommitLSN, e.Number = p.Inside.CommitLSN.String(), p.Inside.Number
+	}
+	for _, m := range p.Past[:p.Past.len()] {
+		e.Past = append(e.Past, mark{m.LSN.String(), m.At})
 	}
 	data, err := json.Marshal(e)
 	if err != nil {
@@ -54,9 +63,15 @@ func Decode(data []byte) (Position, error) {
 		// The transaction's commit is behind what is whole.
 		ok = ok && whole && e.Number > 0 && commit >= lsn
 	}
+	ok = ok && len(e.Past) <= len(p.Past)
+	for i, m := range e.Past[:min(len(e.Past), len(p.Past))] {
+		lsn, whole := parseLSN(m.LSN)
+		p.Past[i] = Mark{lsn, m.At}
+		ok = ok && whole && m.At > 0 && lsn <= p.LSN && (i == 0 || lsn > p.Past[i-1].LSN)
+	}
 	if !ok {
-		return Position{}, fmt.Errorf("not a position: system_id %q, timeline %d, slot %q, lsn %q, commit_lsn %q, number %d",
-			e.SystemID, e.Timeline, e.Slot, e.LSN, e.CommitLSN, e.Number)
+		return Position{}, fmt.Errorf("not a position: system_id %q, timeline %d, slot %q, lsn %q, commit_lsn %q, number %d, past %v",
+			e.SystemID, e.Timeline, e.Slot, e.LSN, e.CommitLSN, e.Number, e.Past)
 	}
 	return p, nil
 }

@@ -82,6 +82,19 @@ func TestPositionInsideTransaction(t *testing.T) {
 	}
 }
 
+// What is held back by a rewind is in the position as well.
+func TestPositionWithPast(t *testing.T) {
+	p := somePosition
+	p.Past[0], p.Past[1] = Mark{p.LSN - 0x100, 1785500000123}, Mark{p.LSN, 1785500060456}
+	data := p.Encode()
+	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","past":[{"lsn":"1/507C5F00","at":1785500000123},{"lsn":"1/507C6000","at":1785500060456}]}`; string(data) != want {
+		t.Errorf("encoded as\n%s, want\n%s", data, want)
+	}
+	if got, err := Decode(data); got != p || err != nil {
+		t.Errorf("decoded %+v, %v; want %+v", got, err, p)
+	}
+}
+
 // A crash before the rename leaves the old position, and beside it a file of any
 // content; neither the next load nor the next save minds it.
 func TestFileStoreSurvivesACrash(t *testing.T) {
@@ -107,25 +120,30 @@ func TestFileStoreSurvivesACrash(t *testing.T) {
 func TestFileStoreRefusesWhatIsNotAPosition(t *testing.T) {
 	const whole = `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C6008"}`
 	contents := map[string]string{
-		"empty":             "",
-		"zeros":             strings.Repeat("\x00", 100),
-		"half":              whole[:len(whole)/2],
-		"two":               whole + whole,
-		"null":              "null",
-		"other JSON":        `{"offset": 12}`,
-		"no system":         `{"timeline":2,"slot":"outboxd","lsn":"1/507C6008"}`,
-		"no timeline":       `{"system_id":"7301","slot":"outboxd","lsn":"1/507C6008"}`,
-		"negative timeline": `{"system_id":"7301","timeline":-1,"slot":"outboxd","lsn":"1/507C6008"}`,
-		"no slot":           `{"system_id":"7301","timeline":2,"lsn":"1/507C6008"}`,
-		"no position":       `{"system_id":"7301","timeline":2,"slot":"outboxd"}`,
-		"position 0":        `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"0/0"}`,
-		"a number":          `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":22}`,
-		"half a position":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1"}`,
-		"trailing text":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C 6008"}`,
-		"half an event":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/6"}`,
-		"no commit":         `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","number":3}`,
-		"an older commit":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/4","number":3}`,
-		"too large":         `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1FFFFFFFF/507C6008"}`,
+		"empty":               "",
+		"zeros":               strings.Repeat("\x00", 100),
+		"half":                whole[:len(whole)/2],
+		"two":                 whole + whole,
+		"null":                "null",
+		"other JSON":          `{"offset": 12}`,
+		"no system":           `{"timeline":2,"slot":"outboxd","lsn":"1/507C6008"}`,
+		"no timeline":         `{"system_id":"7301","slot":"outboxd","lsn":"1/507C6008"}`,
+		"negative timeline":   `{"system_id":"7301","timeline":-1,"slot":"outboxd","lsn":"1/507C6008"}`,
+		"no slot":             `{"system_id":"7301","timeline":2,"lsn":"1/507C6008"}`,
+		"no position":         `{"system_id":"7301","timeline":2,"slot":"outboxd"}`,
+		"position 0":          `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"0/0"}`,
+		"a number":            `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":22}`,
+		"half a position":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1"}`,
+		"trailing text":       `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/507C 6008"}`,
+		"half an event":       `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/6"}`,
+		"no commit":           `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","number":3}`,
+		"an older commit":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","commit_lsn":"1/4","number":3}`,
+		"a past to come":      `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","past":[{"lsn":"1/6","at":1}]}`,
+		"a past in disorder":  `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","past":[{"lsn":"1/3","at":1},{"lsn":"1/3","at":2}]}`,
+		"a past of nothing":   `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","past":[{"at":1}]}`,
+		"a past without time": `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/5","past":[{"lsn":"1/3"}]}`,
+		"too long a past":     `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1/F","past":[{"lsn":"1/1","at":1},{"lsn":"1/2","at":1},{"lsn":"1/3","at":1},{"lsn":"1/4","at":1},{"lsn":"1/5","at":1},{"lsn":"1/6","at":1},{"lsn":"1/7","at":1},{"lsn":"1/8","at":1},{"lsn":"1/9","at":1}]}`,
+		"too large":           `{"system_id":"7301","timeline":2,"slot":"outboxd","lsn":"1FFFFFFFF/507C6008"}`,
 	}
 	for name, content := range contents {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,8 @@ type Position struct {
 	// zero when that is none: streaming resumes at LSN, and passes over the
 	// events up to this one, which decoding repeats exactly.
 	Inside Event
+	// Past is for a rewind.
+	Past Past
 }
 
 // Event names an event by its position: the LSN of its transaction's commit

@@ -46,6 +46,7 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
 		Rules:        rules,
 		Sink:         kafka,
+		Rewind:       offsets.Rewind{Age: cfg.Delivery.Rewind.Age, Bytes: int64(cfg.Delivery.Rewind.Bytes)},
 		ConfirmEvery: cfg.Delivery.ConfirmInterval,
 		RetryMin:     cfg.Errors.Retry.Min,
 		RetryMax:     cfg.Errors.Retry.Max,

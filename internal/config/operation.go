@@ -29,9 +29,10 @@ type Delivery struct {
 	// less. Defaults to 1s.
 	ConfirmInterval time.Duration `yaml:"confirm_interval" default:"1s" min:"10ms"`
 	// Rewind holds back what PostgreSQL is told, so that a past window can
-	// still be replayed from WAL, for the disk that this WAL takes. Defaults to
+	// still be replayed from WAL, for the disk that this WAL takes. It needs a
+	// store besides the slot. Defaults to
 	// 0s: nothing is held back.
-	Rewind Rewind `yaml:"rewind" default:"0s" unbuilt:"*"`
+	Rewind Rewind `yaml:"rewind" default:"0s"`
 }
 
 // Scale spreads one outbox over several slots and processes.

@@ -20,6 +20,8 @@ func (l *loader) checkRelations() {
 		"must not be empty; delivery.store file needs it", "delivery.file", "delivery.store")
 	l.require(delivery.Guarantee != "exactly_once" || delivery.Store != "file",
 		"must not be file with delivery.guarantee exactly_once: the position is committed in the same Kafka transaction as its events", "delivery.store", "delivery.guarantee")
+	l.require(delivery.Rewind.IsZero() || delivery.Store != "slot" || delivery.Guarantee == "exactly_once",
+		"needs delivery.store file or kafka: the slot itself is what is held back", "delivery.rewind", "delivery.store")
 	l.require(retry.Min <= retry.Max,
 		"is more than errors.retry.max", "errors.retry.min", "errors.retry.max")
 }

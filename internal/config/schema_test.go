@@ -81,6 +81,8 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 	special := map[string]string{
 		"postgres.dsn": "host=elsewhere",
 		"route.key":    "none",
+		// Another value needs a store.
+		"delivery.rewind": "0s",
 		// The other word needs a column.
 		"value.timestamp": "now",
 		"http.listen":     ":1",

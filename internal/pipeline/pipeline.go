@@ -54,6 +54,8 @@ type Options struct {
 	MemoryLimit  int64         // bytes of events that are not yet acknowledged
 	// AcceptGap goes on from the slot when the stored position is refused.
 	AcceptGap bool
+	// Rewind is how much of the past is kept in the WAL; it needs a store.
+	Rewind offsets.Rewind
 	// From is the commit LSN to start at instead of the stored position; 0: none.
 	From   pglogrepl.LSN
 	Log    zerolog.Logger
@@ -219,6 +221,7 @@ func (p *Pipeline) session(ctx, hurry context.Context) error {
 		tell = func(c offsets.Confirmed) { s.committed = c }
 	}
 	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, tell)
+	s.committer.HoldBack(p.o.Rewind)
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
 		InFlightBytes:  p.memory.Used,
@@ -382,7 +385,7 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
 	if gap == nil && p.o.From == 0 && p.known != nil {
-		known.Inside = p.known.Inside
+		known.Inside, known.Past = p.known.Inside, p.known.Past
 	}
 	changed := p.known == nil || *p.known != known || p.exactly != nil && p.exactly.claimDue
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
@@ -390,7 +393,11 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		p.logGap(refused, *gap)
 		p.published = decoder.Position{}
 	}
-	stream, err := conn.Start(ctx, start, p.memory)
+	confirmed := start
+	if p.o.Rewind != (offsets.Rewind{}) {
+		confirmed = min(start, server.Slot.ConfirmedFlush) // the window stays
+	}
+	stream, err := conn.Start(ctx, start, confirmed, p.memory)
 	if err != nil {
 		p.shared = p.shared || errors.Is(err, replication.ErrSlotActive)
 		return nil, err

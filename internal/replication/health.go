@@ -17,6 +17,8 @@ type Health struct {
 	Safe int64
 	// WALStatus is reserved, extended, unreserved or lost: pg_replication_slots.
 	WALStatus string
+	// Confirmed is the position before which PostgreSQL decodes nothing any more.
+	Confirmed string
 }
 
 // ReadHealth asks over a connection of its own. It returns nil when there is no
@@ -33,7 +35,7 @@ func ReadHealth(ctx context.Context, o Options) (*Health, error) {
 	defer pg.Close(context.WithoutCancel(ctx))
 	rows, err := query(ctx, pg, `SELECT coalesce(pg_wal_lsn_diff(
 			CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint,
-			coalesce(safe_wal_size, -1), wal_status
+			coalesce(safe_wal_size, -1), wal_status, coalesce(confirmed_flush_lsn::text, '')
 		FROM pg_replication_slots WHERE slot_name = `+quote(o.Slot))
 	if err != nil {
 		return nil, fmt.Errorf("read the slot's health: %w", err)
@@ -41,7 +43,7 @@ func ReadHealth(ctx context.Context, o Options) (*Health, error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	h := Health{WALStatus: rows[0][2]}
+	h := Health{WALStatus: rows[0][2], Confirmed: rows[0][3]}
 	if h.Retained, err = strconv.ParseInt(rows[0][0], 10, 64); err == nil {
 		h.Safe, err = strconv.ParseInt(rows[0][1], 10, 64)
 	}

@@ -41,7 +41,7 @@ const (
 	full = receiveBuffer / 4 * 3
 	// Traffic above bulkRate in a window is a backlog; below calmRate it is
 	// not. In bytes a second.
-	bulkRate   = 8 << 20
+	bulkRate   = 4 << 20
 	calmRate   = 2 << 20
 	rateWindow = 10 * time.Millisecond
 )

@@ -408,9 +408,10 @@ func (c *Conn) EndStale(ctx context.Context, earlier Backend) error {
 	return nil
 }
 
-// Start begins to stream after start, into memory. The replication connection
+// Start begins to stream after start, into memory. confirmed is what PostgreSQL is
+// told until Stream.Confirm says more, and not after start. The replication connection
 // belongs to the stream from then on, the other is closed, also after an error.
-func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (*Stream, error) {
+func (c *Conn) Start(ctx context.Context, start, confirmed pglogrepl.LSN, memory *Memory) (*Stream, error) {
 	defer c.Close() // of what the stream does not take over
 	if err := c.pg.SyncConn(ctx); err != nil {
 		return nil, fmt.Errorf("start replication: %w", err)
@@ -426,7 +427,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, memory *Memory) (
 	if err := narrow(hijacked.Conn); err != nil {
 		c.o.Log.Debug().Err(err).Msg("the receive buffer was left as it is: streaming may be slower")
 	}
-	s := newStream(hijacked.Conn, memory, statusEvery, start)
+	s := newStream(hijacked.Conn, memory, statusEvery, confirmed)
 	s.log = c.o.Log
 	if c.timeout > 0 {
 		// No later than the server gives us up, and lets another process in.
@@ -461,7 +462,7 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 		return nil, fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
 	}
 	c.o.Slot = name
-	return c.Start(ctx, start, memory)
+	return c.Start(ctx, start, start, memory)
 }
 
 // start sends START_REPLICATION and reads until the copy begins. messages also

@@ -67,6 +67,7 @@ type report struct {
 	RetainedBytes *int64 `json:"slot_retained_bytes,omitempty"`
 	SafeBytes     *int64 `json:"slot_safe_bytes,omitempty"` // absent without a limit, too
 	WALStatus     string `json:"slot_wal_status,omitempty"`
+	SlotLSN       string `json:"slot_confirmed_lsn,omitempty"`
 
 	Backfill *backfillReport `json:"backfill,omitempty"`
 }
@@ -94,7 +95,7 @@ func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
 		r.OldestUnacked = g.OldestUnacked().Seconds()
 	}
 	if slot := s.slot.Load(); slot != nil {
-		r.RetainedBytes, r.WALStatus = &slot.Retained, slot.WALStatus
+		r.RetainedBytes, r.WALStatus, r.SlotLSN = &slot.Retained, slot.WALStatus, slot.Confirmed
 		if slot.Safe >= 0 {
 			r.SafeBytes = &slot.Safe
 		}

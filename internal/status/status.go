@@ -32,6 +32,7 @@ type Slot struct {
 	Retained  int64 // bytes of WAL that are kept for it
 	Safe      int64 // bytes that may be written before it can lose WAL; -1: no limit
 	WALStatus string
+	Confirmed string // the LSN before which nothing can be read again
 }
 
 // walStatuses are those of pg_replication_slots.
