@@ -67,6 +67,16 @@ func (b *bench) formats() []contestant {
 		b.outboxd("raw", b.binary, ""),
 		b.outboxd("json", b.binary, "value: {format: json}"),
 		b.outboxd("cloudevents", b.binary, "value: {format: cloudevents}"),
+		b.outboxd("avro", b.binary, "value: {format: avro, avro: {registry: \""+b.registry.URL()+"\"}}"),
+	})
+}
+
+// guarantees returns outboxd with each guarantee.
+func (b *bench) guarantees() []contestant {
+	return b.kept([]contestant{
+		b.outboxd("at least once", b.binary, ""),
+		b.outboxd("at least once, store kafka", b.binary, "delivery: {store: kafka}"),
+		b.outboxd("exactly once", b.binary, "delivery: {guarantee: exactly_once}"),
 	})
 }
 

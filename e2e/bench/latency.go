@@ -30,7 +30,7 @@ type spread struct {
 func latency(rate int) func(context.Context, *bench, scenario) error {
 	return func(ctx context.Context, b *bench, s scenario) error {
 		b.printf("\n## %s\n\n", s.title)
-		contestants := slices.DeleteFunc(b.contestants(), func(c contestant) bool { return c.start == nil })
+		contestants := slices.DeleteFunc(s.who(b), func(c contestant) bool { return c.start == nil })
 		results := make([][]spread, len(contestants))
 		// The servers' own first minute is not the contestants'.
 		if _, err := b.latencyRun(ctx, contestants[0], rate); err != nil {
@@ -183,7 +183,8 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spr
 // watch consumes a topic, counts the events that arrive, and notes when. The map
 // may be read after stop.
 func (b *bench) watch(ctx context.Context, topic string) (arrivals map[string]time.Time, arrived *atomic.Int64, stop func(), err error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,7 @@ type bench struct {
 	dir      string
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
+	registry *testbed.Registry // for the scenario with formats
 	counter  int
 }
 
@@ -95,6 +97,13 @@ func (b *bench) run(ctx context.Context, only string) error {
 		return err
 	}
 	defer b.kafka.Close()
+
+	if slices.ContainsFunc(chosen, func(s scenario) bool { return s.name == "formats" }) {
+		if b.registry, err = testbed.StartRegistry(ctx); err != nil {
+			return err
+		}
+		defer b.registry.Close()
+	}
 
 	b.printf("%s, PostgreSQL %s, Kafka %s, %d processors, load %s\n",
 		time.Now().Format(time.DateOnly), b.version, testbed.KafkaVersion, runtime.NumCPU(), loadAverage())

@@ -17,8 +17,15 @@ type scenario struct {
 	rowsPerTx, payload int
 	share              float64 // of -events
 	foreign            int     // rows of another table for each event
-	// contestants of a catch-up; nil for all programs.
+	// contestants; nil for all programs.
 	contestants func(*bench) []contestant
+}
+
+func (s scenario) who(b *bench) []contestant {
+	if s.contestants != nil {
+		return s.contestants(b)
+	}
+	return b.contestants()
 }
 
 var scenarios = []scenario{
@@ -30,6 +37,9 @@ var scenarios = []scenario{
 	{name: "reading", title: "ways to read, one-row transactions, no Kafka", run: catchUp, rowsPerTx: 1, payload: 300, share: 0.3, contestants: (*bench).readers},
 	{name: "formats", title: "catch-up, each form of value, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).formats},
+	{name: "guarantees", title: "catch-up, each guarantee, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
+		contestants: (*bench).guarantees},
+	{name: "latencyonce", title: "commit to consumed, each guarantee, 1,000 one-row transactions a second", run: latency(1000), contestants: (*bench).guarantees},
 	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000)},
 	{name: "latency20k", title: "commit to consumed, 20,000 one-row transactions a second", run: latency(20000)},
 }
