@@ -20,8 +20,11 @@ var instructionBudgets = []struct {
 	most           int
 }{
 	{"decoder", "BenchmarkInsert/json", 650},
-	{"router", "BenchmarkRoute", 2300},             // every field mapped: eleven headers
-	{"offsets", "BenchmarkTracker/rows=100", 4000}, // a transaction of a hundred
+	{"router", "BenchmarkRoute", 2300}, // every field mapped: eleven headers
+	{"sink", "BenchmarkEnvelope/json", 5500},
+	{"sink", "BenchmarkEnvelope/cloudevents", 6200},
+	{"sink", "BenchmarkAvroEnvelope", 4200},
+	{"offsets", "BenchmarkTracker/rows=100", 7500}, // a transaction of a hundred
 }
 
 func TestInstructions(t *testing.T) {

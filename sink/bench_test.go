@@ -45,3 +45,22 @@ func BenchmarkSend(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkEnvelope encodes an event with every field and a payload of 300 bytes.
+func BenchmarkEnvelope(b *testing.B) {
+	for name, format := range map[string]Format{"json": JSON, "cloudevents": CloudEvents} {
+		b.Run(name, func(b *testing.B) {
+			v := Value{Format: format, Source: "/shop/public.outbox"}
+			ev := full(set(decoder.Payload, decoder.JSONBOID, `{"data": "`+strings.Repeat("x", 290)+`"}`))
+			d := new(Delivery)
+			d.Key = ev.Values[decoder.AggregateID]
+			b.SetBytes(int64(len(ev.Values[decoder.Payload])))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.encode(ev, d); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
