@@ -38,7 +38,7 @@ race:
 	$(GO) test -race $$($(GO) list ./... | grep -v /e2e)
 
 e2e:
-	$(GO) test -count=1 -timeout 18m ./e2e/...
+	$(GO) test -count=1 -timeout 45m ./e2e/...
 
 soak:
 	$(GO) test -count=1 -timeout 3h ./e2e -soak

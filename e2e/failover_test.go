@@ -147,6 +147,32 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// Exactly once holds across a failover to a standby that has everything, also when
+// outboxd is killed meanwhile.
+func TestExactlyOnceFailover(t *testing.T) {
+	primary := ownPostgres(t, testbed.PostgresOptions{Version: "18"})
+	s := exactlyOnce(newScenario(t, primary, nil))
+	s.startStreaming().stop()
+	standby := s.startStandby(map[string]string{"sync_replication_slots": "on"})
+	setting(t, primary, "synchronized_standby_slots", standby.StandbySlot())
+	c := s.startStreaming()
+	s.events(1, 10)
+	s.waitConfirmed(30 * time.Second)
+	s.waitSynced(standby)
+	l := s.startLoad(2, 20, time.Millisecond, 81)
+	l.more(1000)
+	s.failOver(standby)
+	c.kill()
+	l.stop()
+	c = s.startStreaming()
+	l = s.startLoad(2, 20, time.Millisecond, 82)
+	l.more(500)
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	t.Logf("%+v", s.verifyOnce())
+}
+
 // The promoted standby lacks what was published last. That is refused, also after
 // a restart when the position is stored; --accept-gap goes on from where the
 // histories part, and loses and repeats nothing of the new primary's.
