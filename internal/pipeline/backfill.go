@@ -37,11 +37,12 @@ func (p *Pipeline) backfill(ctx, hurry context.Context) error {
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return err
 	}
-	p.backend, p.catalog, p.keeps = conn.Backend(), conn.Catalog(), conn.Keeps()
+	p.backend = conn.Backend()
 	snapshot, err := conn.Snapshot(ctx)
 	if snapshot == nil || err != nil {
 		return err
 	}
+	p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
 	reader, err := p.openSnapshot(ctx, snapshot)
 	if err != nil {
 		return err

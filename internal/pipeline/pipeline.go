@@ -316,7 +316,6 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
 	// A slot is made only where no position is stored.
 	server, err := conn.Prepare(ctx, p.loaded && p.known == nil)
 	if err == nil && server.Slot == nil && !p.loaded {
@@ -327,6 +326,7 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	if err != nil {
 		return nil, err
 	}
+	p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
 	if p.exactly != nil && server.Slot != nil && (p.shared || p.sink == nil) {
 		if server.Slot.Active {
 			p.shared, p.exactly.claimed = true, false
