@@ -30,8 +30,14 @@ func (r Rewind) on() bool { return r.Age > 0 || r.Bytes > 0 }
 // note remembers a confirmed position, unless the last one that was remembered is
 // too near. The marks lie so far apart that all of them together reach back as far
 // as the rewind does, and WAL is held for an eighth longer at most.
+//
+// A mark from the future was made by a clock that has been set back since: it counts
+// from now, or the WAL would be held until the old time comes.
 func (r Rewind) note(past Past, lsn pglogrepl.LSN, now time.Time) Past {
 	n := past.len()
+	for i := range n {
+		past[i].At = min(past[i].At, now.UnixMilli())
+	}
 	if n > 0 {
 		last := past[n-1]
 		apart := time.Duration(now.UnixMilli()-last.At) * time.Millisecond

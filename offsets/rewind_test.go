@@ -74,6 +74,17 @@ func TestRewindOfAnIdleOutbox(t *testing.T) {
 	}
 }
 
+// A clock that was a day ahead holds the WAL for the rewind's time, and not for a
+// day.
+func TestRewindAfterTheClockWasSetBack(t *testing.T) {
+	r, now := Rewind{Age: time.Minute}, time.Now()
+	past := r.note(Past{}, 0x100, now.Add(24*time.Hour))
+	past = r.note(past, 0x200, now)
+	if due := r.due(past, 0x200, now.Add(61*time.Second)); due.LSN() < 0x100 {
+		t.Errorf("told %s after the rewind's time", due.LSN())
+	}
+}
+
 // The store has the newest position, PostgreSQL an old one; a new Committer, as
 // after a restart, goes on holding back from the same past.
 func TestCommitterHoldsBack(t *testing.T) {

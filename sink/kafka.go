@@ -276,6 +276,10 @@ func (k *Kafka) fail(d *Delivery, err error) {
 		return
 	}
 	err = fmt.Errorf("deliver event id %q at position %s to topic %q: %w", d.id[:min(len(d.id), maxIDShown)], d.position, d.Topic, k.lost(err))
+	if errors.Is(err, kerr.InvalidTimestamp) && k.value.Timestamp != BusinessTime {
+		err = fmt.Errorf("%w; the record's time is %s: set the clocks of PostgreSQL, this host and the brokers right, or raise message.timestamp.after.max.ms of the topic",
+			err, d.record.Timestamp.UTC().Format(time.RFC3339))
+	}
 	if k.permanent(d.Topic, err) {
 		err = fmt.Errorf("%w: %w (the broker refuses a batch as a whole: it may be another event of the same one)", ErrUndeliverable, err)
 	}

@@ -390,3 +390,19 @@ func TestTimeThatIsRefused(t *testing.T) {
 		says(t, err, `id "8f3a"`, "0000000001507C60-00000001", testTopic, "INVALID_TIMESTAMP")
 	}
 }
+
+// A commit's time is refused only when clocks differ: that passes, and the error
+// says what to set right.
+func TestClocksThatDiffer(t *testing.T) {
+	c := broker(t, 1)
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidTimestamp, Count: -1})
+	s := &sender{t: t, k: open(t, c)}
+	if err := s.timed(0); err != nil {
+		t.Fatal(err)
+	}
+	err := s.failed()
+	if errors.Is(err, ErrUndeliverable) {
+		t.Errorf("given up for ever: %v", err)
+	}
+	says(t, err, "INVALID_TIMESTAMP", "set the clocks", "message.timestamp.after.max.ms")
+}

@@ -29,7 +29,7 @@ import (
 // take. The rest is for the client's encoded and compressed batches, the
 // collector's slack and the program itself, so that the process as a whole stays
 // near the configured size.
-func eventShare(maxBuffered int64) int64 { return maxBuffered / 8 * 3 }
+func eventShare(maxBuffered int64) int64 { return maxBuffered / 16 * 5 }
 
 // pipelineOptions turns the configuration into the options of the stages.
 func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (pipeline.Options, error) {

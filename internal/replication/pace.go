@@ -46,9 +46,10 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
-// rest waits, if it pays, until the socket is nearly full or nothing more arrives:
-// then the window is closed, or the server has nothing. The latter is what keeps a
-// server with a longer round trip from waiting for us.
+// rest waits, if it pays, until the socket is nearly full: then the window is
+// closed, and with a longer round trip the server waits for us. That nothing more
+// arrives for a moment is no reason to end it: the server may only wait for a
+// processor, and reading now would open the window just before it fills.
 func (p *pace) rest() {
 	if !p.bulk || !p.little {
 		return
@@ -57,14 +58,11 @@ func (p *pace) rest() {
 		time.Sleep(restFor)
 		return
 	}
-	before := -1
 	for range restFor / restSlice {
 		time.Sleep(restSlice)
-		now := p.readable()
-		if now >= full || now == before {
+		if p.readable() >= full {
 			return
 		}
-		before = now
 	}
 }
 
