@@ -121,8 +121,14 @@ func TestEventThatCannotBeMapped(t *testing.T) {
 			if confirmed := s.confirmed(); confirmed >= after {
 				t.Errorf("the slot is at %s, the bad event's transaction ends before %s", confirmed, after)
 			}
-			if n := len(s.read()); n != 2 {
-				t.Errorf("%d records, want the 2 before the bad event", n)
+			// The first of its transaction may be there twice: while a topic's limits
+			// are not known yet, Kafka refuses the bad one, and it is sent once more.
+			values := make(map[string]bool)
+			for _, r := range s.read() {
+				values[string(r.value)] = true
+			}
+			if len(values) != 2 {
+				t.Errorf("%d events, want the 2 before the bad one", len(values))
 			}
 		})
 	}
