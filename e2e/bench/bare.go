@@ -27,6 +27,7 @@ func bare(args []string) error {
 	flags := flag.NewFlagSet("bare", flag.ExitOnError)
 	eager := flags.Bool("eager", false, "read as soon as something is there")
 	deliver := flags.Bool("deliver", false, "produce to Kafka")
+	headers := flags.Bool("headers", false, "write the headers that outboxd writes, not the id alone")
 	receiveBuffer := flags.Int("buffer", 256<<10, "receive buffer of the socket, if not eager, in bytes")
 	rest := flags.Duration("rest", 10*time.Millisecond, "how long to wait after a read of less than half a receive buffer, if not eager")
 	look := flags.Bool("look", false, "while waiting, look every millisecond whether more is worth waiting for")
@@ -45,7 +46,7 @@ func bare(args []string) error {
 	if err != nil {
 		return err
 	}
-	r := bareReader{conn: conn, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
+	r := bareReader{conn: conn, headers: *headers, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
 	if *deliver {
 		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
 			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
@@ -115,14 +116,18 @@ type bareReader struct {
 	conn   net.Conn
 	client *kgo.Client
 	look   bool
-	rest   time.Duration // after a read of less than little bytes
-	little int
-	events int64
-	topic  string
-	buf    []byte
-	reads  int
-	seen   int64
-	acked  atomic.Int64
+	// headers says to write all headers; commit and number are their position.
+	headers bool
+	commit  uint64
+	number  int
+	rest    time.Duration // after a read of less than little bytes
+	little  int
+	events  int64
+	topic   string
+	buf     []byte
+	reads   int
+	seen    int64
+	acked   atomic.Int64
 }
 
 var errDone = errors.New("done")
@@ -196,7 +201,12 @@ func (r *bareReader) message(m []byte) error {
 	switch {
 	case m[0] == 'E':
 		return fmt.Errorf("server: %q", m)
-	case m[0] != 'd' || m[5] != 'w' || m[30] != 'I':
+	case m[0] != 'd' || m[5] != 'w':
+		return nil
+	case m[30] == 'B':
+		r.commit, r.number = binary.BigEndian.Uint64(m[31:]), 0
+		return nil
+	case m[30] != 'I':
 		return nil
 	}
 	r.seen++
@@ -216,6 +226,14 @@ func (r *bareReader) message(m []byte) error {
 	}
 	record := &kgo.Record{Topic: r.topic, Key: append([]byte(nil), columns[2]...), Value: append([]byte(nil), columns[4]...)}
 	record.Headers = []kgo.RecordHeader{{Key: "id", Value: append([]byte(nil), columns[0]...)}}
+	if r.headers {
+		r.number++
+		record.Headers = append(record.Headers,
+			kgo.RecordHeader{Key: "type", Value: append([]byte(nil), columns[3]...)},
+			kgo.RecordHeader{Key: "aggregate_type", Value: append([]byte(nil), columns[1]...)},
+			kgo.RecordHeader{Key: "aggregate_id", Value: record.Key},
+			kgo.RecordHeader{Key: "position", Value: fmt.Appendf(nil, "%016X-%08X", r.commit, r.number)})
+	}
 	r.client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bare: produce:", err)

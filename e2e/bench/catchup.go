@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +31,8 @@ type result struct {
 	cpu               time.Duration // of the contestant
 	walsender         time.Duration // CPU of the server process that decodes
 	rss               int64         // bytes
+	broker            time.Duration // CPU of Kafka meanwhile
+	batches           int           // that Kafka has stored
 	reads, segments   int           // of the replication connection, where a reader counts them
 }
 
@@ -71,9 +76,14 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 			if err := b.createTopic(ctx, t.topic); err != nil {
 				return err
 			}
+			before := b.brokerCPU()
 			res, err := c.run(ctx, b, t)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			res.broker = b.brokerCPU() - before
+			if res.batches, err = storedBatches(b.kafka.DataDir(0), t.topic); err != nil {
+				return err
 			}
 			results[i] = append(results[i], res)
 			b.printf("run %d  %-34s %s  (load %s)\n", r+1, c.name, res.line(events), loadAverage())
@@ -174,11 +184,44 @@ func (b *bench) walsender(ctx context.Context, slot string) time.Duration {
 	return processCPU(pid)
 }
 
+func (b *bench) brokerCPU() time.Duration { return processCPU(strconv.Itoa(b.kafka.PID(0))) }
+
+// storedBatches counts a topic's record batches in Kafka's files: each begins with
+// its base offset (8 bytes) and the length of the rest (4 bytes), see "Record
+// Batch" in Kafka's documentation.
+func storedBatches(dataDir, topic string) (n int, err error) {
+	segments, err := filepath.Glob(filepath.Join(dataDir, topic+"-*", "*.log"))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range segments {
+		f, err := os.Open(name)
+		if err != nil {
+			return 0, err
+		}
+		var head [12]byte
+		for at := int64(0); ; n++ {
+			if _, err = f.ReadAt(head[:], at); err != nil {
+				break
+			}
+			at += int64(len(head)) + int64(binary.BigEndian.Uint32(head[8:]))
+		}
+		f.Close()
+		if err != io.EOF {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
 func (r result) line(events int) string {
 	per := float64(events) / 1e6
 	line := fmt.Sprintf("%8.0f events/s  second half %8.0f  first %4d ms  CPU %5.2f s/M  walsender %5.2f s/M  memory %4d MiB",
 		float64(events)/r.whole.Seconds(), float64(events)/2/r.secondHalf.Seconds(), r.first.Milliseconds(),
 		r.cpu.Seconds()/per, r.walsender.Seconds()/per, r.rss>>20)
+	if r.batches > 0 {
+		line += fmt.Sprintf("  Kafka %5.2f s/M, %4d records a batch", r.broker.Seconds()/per, events/r.batches)
+	}
 	if r.reads > 0 {
 		line += fmt.Sprintf("  reads %7.0f/M  segments %7.0f/M", float64(r.reads)/per, float64(r.segments)/per)
 	}
@@ -207,6 +250,7 @@ type summary struct {
 	half            float64 // of the second half
 	first           time.Duration
 	cpu, walsender  float64 // seconds a million events
+	broker          float64 // as well
 	rss             int64   // bytes
 }
 
@@ -222,6 +266,7 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 			first:     median(column(rs, func(r result) time.Duration { return r.first })),
 			cpu:       median(column(rs, func(r result) float64 { return r.cpu.Seconds() / n * 1e6 })),
 			walsender: median(column(rs, func(r result) float64 { return r.walsender.Seconds() / n * 1e6 })),
+			broker:    median(column(rs, func(r result) float64 { return r.broker.Seconds() / n * 1e6 })),
 			rss:       median(column(rs, func(r result) int64 { return r.rss })),
 		})
 	}
@@ -231,14 +276,14 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 // show prints a table, and first how many times faster the first contestant is
 // than each of the others, and draws a plot.
 func (b *bench) show(s scenario, all []summary) error {
-	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | memory |\n|---|---|---|---|---|---|---|---|\n")
+	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | Kafka | memory |\n|---|---|---|---|---|---|---|---|---|\n")
 	for i, c := range all {
 		ratio := "1"
 		if i > 0 {
 			ratio = fmt.Sprintf("%s is %.2f ×", all[0].name, all[0].rate/c.rate)
 		}
-		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
-			c.first.Milliseconds(), c.cpu, c.walsender, c.rss>>20)
+		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %.2f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
+			c.first.Milliseconds(), c.cpu, c.walsender, c.broker, c.rss>>20)
 	}
 	if b.out == "" {
 		return nil

@@ -35,11 +35,12 @@ func (b *bench) contestants() []contestant {
 	all := []contestant{
 		b.outboxd("outboxd", b.binary, ""),
 		{"bare reader, socket left full", runBare("-deliver"), nil},
+		{"the same with outboxd's headers", runBare("-deliver", "-headers"), nil},
 		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
 		{"bare eager reader, no Kafka", runBare("-eager"), nil},
 	}
-	if b.against != "" {
-		all = slices.Insert(all, 1, b.outboxd("outboxd, "+filepath.Base(b.against), b.against, ""))
+	for i, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
+		all = slices.Insert(all, 1+i, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
 	}
 	if b.debezium {
 		all = append(all, debeziumContestants()...)

@@ -26,19 +26,19 @@ type spread struct {
 	rate          float64       // events a second that were really written
 }
 
-// latency measures a steady load of one-row transactions.
+// latency measures a steady load of so many events a second.
 func latency(rate int) func(context.Context, *bench, scenario) error {
 	return func(ctx context.Context, b *bench, s scenario) error {
 		b.printf("\n## %s\n\n", s.title)
 		contestants := slices.DeleteFunc(s.who(b), func(c contestant) bool { return c.start == nil })
 		results := make([][]spread, len(contestants))
 		// The servers' own first minute is not the contestants'.
-		if _, err := b.latencyRun(ctx, contestants[0], rate); err != nil {
+		if _, err := b.latencyRun(ctx, contestants[0], rate, s.rowsPerTx); err != nil {
 			return fmt.Errorf("warm-up: %w", err)
 		}
 		for r := range b.runs {
 			for i, c := range contestants {
-				res, err := b.latencyRun(ctx, c, rate)
+				res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
 				if err != nil {
 					return fmt.Errorf("%s: %w", c.name, err)
 				}
@@ -72,22 +72,23 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// trickle writes one-row transactions at a steady pace. The payload is large
-// enough to be an event.
-const trickle = `CREATE PROCEDURE trickle(rate float, seconds float) LANGUAGE plpgsql AS $$
+// trickle writes transactions of so many rows at a steady pace, in rows a second.
+// The payload is large enough to be an event.
+const trickle = `CREATE PROCEDURE trickle(rate float, rows int, seconds float) LANGUAGE plpgsql AS $$
 	DECLARE started timestamptz := clock_timestamp(); n int := 0; ahead float;
 	BEGIN
 	  WHILE n < rate * seconds LOOP
-	    INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', 'order-' || n % 1000, 'placed',
-	      jsonb_build_object('n', n, 'text', repeat('x', 240)));
+	    INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+	      SELECT 'order', 'order-' || i % 1000, 'placed', jsonb_build_object('n', i, 'text', repeat('x', 240))
+	      FROM generate_series(n, n + rows - 1) i;
 	    COMMIT;
-	    n := n + 1;
+	    n := n + rows;
 	    ahead := n / rate - extract(epoch FROM clock_timestamp() - started);
 	    IF ahead > 0.0005 THEN PERFORM pg_sleep(ahead); END IF;
 	  END LOOP;
 	END $$`
 
-func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spread, err error) {
+func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx int) (res spread, err error) {
 	b.counter++
 	database := fmt.Sprintf("bench%d", b.counter)
 	conn, err := b.outbox(ctx, database)
@@ -118,7 +119,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spr
 
 	// Several writers at a high rate: one session commits some thousands a
 	// second at most.
-	writers := max(1, rate/5000)
+	writers := max(1, rate/rowsPerTx/5000)
 	before, started := running.CPU(), time.Now()
 	var work sync.WaitGroup
 	failed := make(chan error, writers)
@@ -127,7 +128,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spr
 			w, err := pgx.Connect(ctx, b.postgres.DSN(database))
 			if err == nil {
 				defer w.Close(context.WithoutCancel(ctx))
-				_, err = w.Exec(ctx, fmt.Sprintf("CALL trickle(%d, %f)", rate/writers, (latencyWarmUp+latencyTime).Seconds()))
+				_, err = w.Exec(ctx, fmt.Sprintf("CALL trickle(%d, %d, %f)", rate/writers, rowsPerTx, (latencyWarmUp+latencyTime).Seconds()))
 			}
 			failed <- err
 		})
@@ -151,7 +152,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spr
 		return res, err
 	}
 	stop()
-	rows, err := conn.Query(ctx, `SELECT id::text, pg_xact_commit_timestamp(xmin) FROM outbox`)
+	times, err := conn.Query(ctx, `SELECT id::text, pg_xact_commit_timestamp(xmin) FROM outbox`)
 	if err != nil {
 		return res, err
 	}
@@ -159,7 +160,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate int) (res spr
 	var committed time.Time
 	var delays []time.Duration
 	missing, total := 0, 0
-	if _, err := pgx.ForEachRow(rows, []any{&id, &committed}, func() error {
+	if _, err := pgx.ForEachRow(times, []any{&id, &committed}, func() error {
 		total++
 		at, ok := arrivals[id]
 		if !ok {

@@ -35,7 +35,7 @@ func main() {
 	only := flag.String("only", "", "comma-separated scenarios: "+strings.Join(scenarioNames(), ", "))
 	flag.StringVar(&b.version, "postgres", "15", "PostgreSQL major version")
 	flag.StringVar(&b.binary, "outboxd", "", "binary to measure; built here if empty")
-	flag.StringVar(&b.against, "against", "", "another binary of outboxd to measure beside it")
+	flag.StringVar(&b.against, "against", "", "other binaries of outboxd to measure beside it, separated by commas")
 	flag.StringVar(&b.out, "out", "", "folder for results.md and a plot of each scenario")
 	flag.StringVar(&b.skip, "skip", "", "contestants to leave out, separated by ;")
 	flag.Parse()

@@ -13,10 +13,11 @@ import (
 type scenario struct {
 	name, title string
 	run         func(context.Context, *bench, scenario) error
+	rowsPerTx   int
 	// A catch-up's rows.
-	rowsPerTx, payload int
-	share              float64 // of -events
-	foreign            int     // rows of another table for each event
+	payload int
+	share   float64 // of -events
+	foreign int     // rows of another table for each event
 	// contestants; nil for all programs.
 	contestants func(*bench) []contestant
 }
@@ -39,9 +40,11 @@ var scenarios = []scenario{
 		contestants: (*bench).formats},
 	{name: "guarantees", title: "catch-up, each guarantee, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).guarantees},
-	{name: "latencyonce", title: "commit to consumed, each guarantee, 1,000 one-row transactions a second", run: latency(1000), contestants: (*bench).guarantees},
-	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000)},
-	{name: "latency20k", title: "commit to consumed, 20,000 one-row transactions a second", run: latency(20000)},
+	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1},
+	{name: "latencyonce", title: "commit to consumed, each guarantee, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1,
+		contestants: (*bench).guarantees},
+	{name: "latency12k", title: "commit to consumed, 12,000 events a second in 10-row transactions", run: latency(12000), rowsPerTx: 10},
+	{name: "latency20k", title: "commit to consumed, 20,000 events a second in 10-row transactions", run: latency(20000), rowsPerTx: 10},
 }
 
 func scenarioNames() []string {

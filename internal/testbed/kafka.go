@@ -423,6 +423,17 @@ func (k *Kafka) NodeID(i int) int32 { return int32(nodeID(i)) }
 // LogFile returns the file with broker i's log, of all starts.
 func (k *Kafka) LogFile(i int) string { return filepath.Join(k.brokers[i].dir, "kafka.log") }
 
+// DataDir returns the directory with broker i's partitions, a folder each.
+func (k *Kafka) DataDir(i int) string { return k.brokers[i].data() }
+
+// PID returns the process id of broker i, 0 if it was never started.
+func (k *Kafka) PID(i int) int {
+	if p := k.current(k.brokers[i]); p != nil {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}
+
 func nodeID(i int) int { return i + 1 }
 
 func (b *broker) data() string       { return filepath.Join(b.dir, "data") }
