@@ -69,29 +69,36 @@ func (d *Delivery) recycle() {
 }
 
 // spares hands used deliveries from the client's goroutine back to the one that
-// sends: one lock a batch on the taking side.
+// sends, a slab at a time, and those that came back last first: they are the
+// likeliest to be in the processor's caches still. Taking all that came back would
+// go round through as many as were ever in flight at once.
 type spares struct {
 	mu       sync.Mutex
 	returned []*Delivery
 
-	taken []*Delivery // belongs to the sending goroutine
+	// Of the sending goroutine. most is the most headers that a
+	// message had, up to router.MaxHeaders.
+	taken []*Delivery
+	most  int
 }
 
-// slab is how many deliveries are allocated at once.
+// slab is how many deliveries are handed back, or allocated, at once.
 const slab = 64
 
 func (s *spares) get(ctx context.Context) *Delivery {
 	if len(s.taken) == 0 {
 		s.mu.Lock()
-		s.taken, s.returned = s.returned, s.taken
+		rest := max(0, len(s.returned)-slab)
+		s.taken = append(s.taken, s.returned[rest:]...)
+		s.returned = s.returned[:rest]
 		s.mu.Unlock()
 	}
 	if len(s.taken) == 0 {
 		fresh := make([]Delivery, slab)
-		headers := make([]router.Header, slab*router.MaxHeaders)
+		headers := make([]router.Header, slab*s.most)
 		for i := range fresh {
 			fresh[i].Context, fresh[i].Partition = ctx, router.ByKey
-			fresh[i].Headers = headers[i*router.MaxHeaders : i*router.MaxHeaders : (i+1)*router.MaxHeaders]
+			fresh[i].Headers = headers[i*s.most : i*s.most : (i+1)*s.most]
 			s.taken = append(s.taken, &fresh[i])
 		}
 	}

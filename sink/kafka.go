@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 
 	"outboxd/decoder"
+	"outboxd/router"
 )
 
 // Options configure a Kafka sink. See kafka.* and value.* in the configuration.
@@ -226,6 +227,7 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 		return err
 	}
 	d.charge()
+	k.spares.most = max(k.spares.most, min(len(d.Headers), router.MaxHeaders))
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
 	}
