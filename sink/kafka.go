@@ -106,7 +106,7 @@ func New(o Options) (*Kafka, error) {
 	k.finish = k.finished
 	now := time.Now()
 	k.pauses.beat.Store(&now)
-	codec, err := compression(o.Compression)
+	compression, err := compression(o.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func New(o Options) (*Kafka, error) {
 	plaintext.TLS = nil // the dialer below does it
 	opts := append(plaintext.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(codec),
+		compression,
 		kgo.ProducerLinger(o.Linger),
 		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), stopSending}),
 		// The bound is on memory and lies before the sink (the frames' memory);
@@ -167,22 +167,6 @@ func (o *Options) Connection() []kgo.Opt {
 		opts = append(opts, kgo.SASL(o.SASL))
 	}
 	return opts
-}
-
-func compression(name string) (kgo.CompressionCodec, error) {
-	switch name {
-	case "none":
-		return kgo.NoCompression(), nil
-	case "gzip":
-		return kgo.GzipCompression(), nil
-	case "snappy":
-		return kgo.SnappyCompression(), nil
-	case "lz4":
-		return kgo.Lz4Compression(), nil
-	case "zstd":
-		return kgo.ZstdCompression(), nil
-	}
-	return kgo.CompressionCodec{}, fmt.Errorf("kafka.compression: unknown codec %q", name)
 }
 
 // retryBackoff waits 50 ms after the first failure and at most 2 s: a broker
