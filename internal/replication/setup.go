@@ -232,12 +232,16 @@ func (c *Conn) ensureFailover(ctx context.Context, slot *offsets.Slot) error {
 			Msg("the slot is not a failover slot: it is lost when a standby is promoted; postgres.failover: on makes it one, off says that this is meant")
 		return nil
 	}
-	err := c.pg.Exec(ctx, fmt.Sprintf(`ALTER_REPLICATION_SLOT "%s" (FAILOVER true)`, c.o.Slot)).Close()
+	return c.makeFailover(ctx)
+}
+
+func (c *Conn) makeFailover(ctx context.Context) error {
+	_, err := query(ctx, c.pg, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER)", quoteIdent(c.o.Slot)))
 	if sqlState(err) == objectInUse {
 		return SlotInUse(err)
 	}
 	if err != nil {
-		return fmt.Errorf("make slot %q a failover slot: %w", c.o.Slot, err)
+		return fmt.Errorf("make replication slot %q a failover slot: %w", c.o.Slot, err)
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Msg("the slot is a failover slot now")
 	return nil

@@ -105,28 +105,19 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 	return s, nil
 }
 
-// backfilled tells whether the slot is there.
+// backfilled tells whether the slot is there, and makes it a failover slot if a
+// crash came before that.
 func (c *Conn) backfilled(ctx context.Context) (bool, error) {
 	slot, err := c.slot(ctx)
 	if slot == nil || err != nil {
 		return false, err
 	}
-	if c.version < 170000 || c.o.Failover == "off" || slot.Active {
-		return true, nil
-	}
-	row, err := c.row(ctx, "SELECT failover FROM pg_replication_slots WHERE slot_name = "+quote(c.o.Slot))
-	if err == nil && row[0] == "f" {
-		err = c.makeFailover(ctx)
-	}
-	if err != nil {
-		c.o.Log.Warn().Err(err).Str("slot", c.o.Slot).Msg("the slot could not be made a failover slot")
+	if c.version >= 170000 && c.o.Failover != "off" && !slot.Failover && !slot.Active {
+		if err := c.makeFailover(ctx); err != nil {
+			c.o.Log.Warn().Err(err).Str("slot", c.o.Slot).Msg("the slot could not be made a failover slot")
+		}
 	}
 	return true, nil
-}
-
-func (c *Conn) makeFailover(ctx context.Context) error {
-	_, err := c.pg.Exec(ctx, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER)", quoteIdent(c.o.Slot))).ReadAll()
-	return err
 }
 
 // tableFiles names the files that the table's rows are in. A truncation or a
@@ -273,9 +264,7 @@ func (s *Snapshot) MakeSlot(ctx context.Context) error {
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Stringer("lsn", s.LSN).Msg("replication slot created")
 	if c.version >= 170000 && c.o.Failover != "off" {
-		if err := c.makeFailover(ctx); err != nil {
-			return fmt.Errorf("make replication slot %q a failover slot: %w", c.o.Slot, err)
-		}
+		return c.makeFailover(ctx)
 	}
 	return nil
 }
