@@ -22,6 +22,17 @@ type Attribute struct {
 	Modifier int32
 }
 
+// Attributes are those of each field's column.
+type Attributes []Attribute
+
+// Of returns a field's attributes: none where the catalog was not asked.
+func (a Attributes) Of(f decoder.Field) Attribute {
+	if int(f) < len(a) {
+		return a[f]
+	}
+	return Attribute{Modifier: -1}
+}
+
 // ConnectTypes are the types, by their names in pg_type, of columns whose Connect
 // value is known here, besides bytea for payloads.
 func ConnectTypes() []string {

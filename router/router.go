@@ -86,9 +86,8 @@ type Rules struct {
 	// Debezium's own headers, which are left out when it is empty.
 	HeaderForm KeyForm
 	Context    string
-	// Attributes are those of each field's column, for what is written as Kafka
-	// Connect does.
-	Attributes []Attribute
+	// Attributes are for what is written as Kafka Connect does.
+	Attributes Attributes
 }
 
 // KeyForm is how a key is written.
@@ -204,12 +203,7 @@ func (r *Router) connectJSON(ev *decoder.Event, f decoder.Field, form KeyForm, m
 	return b[n:len(b):len(b)], nil
 }
 
-func (r *Rules) attribute(f decoder.Field) Attribute {
-	if int(f) < len(r.Attributes) {
-		return r.Attributes[f]
-	}
-	return Attribute{Modifier: -1}
-}
+func (r *Rules) attribute(f decoder.Field) Attribute { return r.Attributes.Of(f) }
 
 // name is how a field is called in messages.
 func (r *Rules) name(f decoder.Field) string {
