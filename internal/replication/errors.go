@@ -42,7 +42,7 @@ func SlotInUse(err error) error {
 // a publication made afterwards does not bring them back.
 func publicationMissed(o Options, err error) error {
 	return &Error{
-		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, quoteIdent(o.Publication), o.Slot, err),
+		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, QuoteIdent(o.Publication), o.Slot, err),
 		"make the publication (`outboxd init` prints the SQL), move the slot to the present with pg_replication_slot_advance, and publish what was written between from the outbox table",
 	}
 }

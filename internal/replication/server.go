@@ -319,7 +319,7 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 	if partitioned && c.version < 150000 {
 		// pgoutput's cache of tables, get_rel_sync_entry.
 		c.o.Log.Warn().Msg("before PostgreSQL 15 a stream does not notice when a table that was written to is attached as a partition, or detached: " +
-			"run ALTER PUBLICATION " + quoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
+			"run ALTER PUBLICATION " + QuoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
 	}
 	slot, err := c.slot(ctx)
 	if err != nil {
@@ -473,7 +473,7 @@ func (s *Stream) start(slot, publication string, messages bool, at pglogrepl.LSN
 		further = ", messages 'true'"
 	}
 	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
-		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"), further)
+		slot, at, strings.ReplaceAll(QuoteIdent(publication), "'", "''"), further)
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return err
@@ -561,4 +561,5 @@ func quote(s string) string {
 	return q
 }
 
-func quoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+// QuoteIdent makes an SQL identifier.
+func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -75,7 +75,7 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Msg("making a snapshot for the backfill; this waits for transactions that are running")
-	made, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, quoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
+	made, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, QuoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
 		pglogrepl.CreateReplicationSlotOptions{Temporary: true, Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT"})
 	switch sqlState(err) {
 	case duplicateObject:
