@@ -108,6 +108,20 @@ func TestRegex(t *testing.T) {
 	}
 }
 
+// Each filter is looked at, whatever is wrong with another, and each time in the
+// same way.
+func TestFilters(t *testing.T) {
+	const file = base + `, "schema.include.list": "(", "database.include.list": "other", "schema.exclude.list": "public", "database.exclude.list": "e"}`
+	const want = `database.include.list: it leaves out the outbox, public.outbox
+schema.exclude.list: it leaves out the outbox, public.outbox
+schema.include.list: "(" is not a pattern that can be checked`
+	for range 50 {
+		if _, err := Import([]byte(file)); err == nil || err.Error() != want {
+			t.Fatalf("%v\nwant\n%s", err, want)
+		}
+	}
+}
+
 func TestProperties(t *testing.T) {
 	got, err := parseProperties("# c\n! c\na = b \\\n   c\nd:e\\:f\n  g h\\u00e9\ni\nj\\=k==l\\\\\n")
 	if err != nil {
