@@ -149,19 +149,19 @@ func appendConverted(dst, v []byte, typ uint32, a Attribute) ([]byte, error) {
 		}
 		f, err := strconv.ParseFloat(string(v), bits)
 		if err != nil {
-			return dst, fmt.Errorf("%w: %q is not a number", ErrUnroutable, clip(string(v)))
+			return dst, fmt.Errorf("%w: %.300q is not a number", ErrUnroutable, v)
 		}
 		return AppendJavaFloat(dst, f, bits), nil
 	case decoder.DateOID:
 		t, err := time.Parse(time.DateOnly, string(v))
 		if err != nil {
-			return dst, fmt.Errorf("%w: date %q is not one between the years 1 and 9999", ErrUnroutable, clip(string(v)))
+			return dst, fmt.Errorf("%w: date %.300q is not one between the years 1 and 9999", ErrUnroutable, v)
 		}
 		return strconv.AppendInt(dst, t.Unix()/(24*60*60), 10), nil
 	}
 	t, ok := decoder.ParseTimestamp(v)
 	if !ok {
-		return dst, fmt.Errorf("%w: time %q is not one between the years 1 and 9999", ErrUnroutable, clip(string(v)))
+		return dst, fmt.Errorf("%w: time %.300q is not one between the years 1 and 9999", ErrUnroutable, v)
 	}
 	switch {
 	case typ == decoder.TimestampTZOID:

@@ -155,7 +155,7 @@ func (r *Router) Route(ev *decoder.Event, m *Message) error {
 	if f := r.rules.Partition; f != decoder.NoField && ev.Values[f] != nil {
 		n, err := strconv.ParseInt(string(ev.Values[f]), 10, 32)
 		if err != nil || n < 0 {
-			return fmt.Errorf("%w: its partition (route.partition) is %q, not a partition's number", ErrUnroutable, clip(string(ev.Values[f])))
+			return fmt.Errorf("%w: its partition (route.partition) is %.300q, not a partition's number", ErrUnroutable, ev.Values[f])
 		}
 		m.Partition = int32(n)
 	}
