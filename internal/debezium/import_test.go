@@ -120,6 +120,12 @@ schema.include.list: "(" is not a pattern that can be checked`
 			t.Fatalf("%v\nwant\n%s", err, want)
 		}
 	}
+	// Which table they are to let through is not known.
+	var problems *Error
+	_, err := Import([]byte(strings.Replace(file, "public.outbox", "public.a,public.b", 1)))
+	if !errors.As(err, &problems) || len(problems.Problems) != 1 || problems.Problems[0].Option != "table.include.list" {
+		t.Error(err)
+	}
 }
 
 func TestProperties(t *testing.T) {

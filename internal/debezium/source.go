@@ -155,15 +155,20 @@ func (im *importer) findTable() {
 	const option = "table.include.list"
 	v := im.get(option, "")
 	names := list(v)
-	if len(names) != 1 {
-		im.refuse(option, "it must name one table, the outbox; it names %d", len(names))
+	unknown := func(format string, arg any) {
+		im.refuse(option, format, arg)
 		im.table = table{"public", "outbox"}
+		for _, filters := range []string{"schema.include.", "schema.exclude.", "database.include.", "database.exclude."} {
+			im.seeAll(filters)
+		}
+	}
+	if len(names) != 1 {
+		unknown("it must name one table, the outbox; it names %d", len(names))
 		return
 	}
 	m := regexp.MustCompile(`^"?(\w+)"?(?:\.|\\\.|\[\.\])"?(\w+)"?$`).FindStringSubmatch(names[0])
 	if m == nil {
-		im.refuse(option, "%q is not SCHEMA.TABLE, so it is not known which table is the outbox", clip(names[0]))
-		im.table = table{"public", "outbox"}
+		unknown("%q is not SCHEMA.TABLE, so it is not known which table is the outbox", clip(names[0]))
 		return
 	}
 	im.table = table{m[1], m[2]}
