@@ -58,6 +58,9 @@ func Explain(err error, o Options) error {
 	return err
 }
 
+// freeSlot is the hint when there are as many slots as the server allows.
+const freeSlot = "raise max_replication_slots, or drop a slot nobody uses"
+
 // sqlState returns the SQLSTATE of a server's error, or "".
 func sqlState(err error) string {
 	var pgErr *pgconn.PgError

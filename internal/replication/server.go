@@ -453,13 +453,12 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 	// be this one. The call reads nothing of the outbox's catalog: see Conn.
 	name := fmt.Sprintf("%.40s_replay_%d", c.o.Slot, c.pg.PID())
 	_, err := query(ctx, c.pg, fmt.Sprintf("SELECT pg_copy_logical_replication_slot(%s, %s, true)", quote(c.o.Slot), quote(name)))
-	switch sqlState(err) {
-	case "":
-	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
-	}
 	if err != nil {
-		return nil, fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
+		err = fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
+		if sqlState(err) == configurationLimitExceeded {
+			err = &Error{err, freeSlot}
+		}
+		return nil, err
 	}
 	c.o.Slot = name
 	return c.Start(ctx, start, start, memory)

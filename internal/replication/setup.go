@@ -272,7 +272,7 @@ func (c *Conn) MakeSlot(ctx context.Context) (*offsets.Slot, error) {
 	case insufficientPrivilege:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
 	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
+		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), freeSlot}
 	default:
 		if err != nil {
 			return nil, fmt.Errorf("create replication slot %q: %w", c.o.Slot, err)

@@ -81,7 +81,7 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 	case duplicateObject:
 		return nil, SlotInUse(fmt.Errorf("another process makes its backfill: %w", err))
 	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("create the backfill's replication slot: %w", err), "raise max_replication_slots, or drop a slot nobody uses; the backfill needs two"}
+		return nil, &Error{fmt.Errorf("create the backfill's replication slot: %w", err), freeSlot + "; the backfill needs two"}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create the backfill's replication slot: %w", err)
@@ -99,7 +99,7 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, fmt.Errorf("count replication slots: %w", err)
 	}
 	if free[0] != "t" {
-		return nil, setupError("raise max_replication_slots, or drop a slot nobody uses",
+		return nil, setupError(freeSlot,
 			"the backfill needs two replication slots until it is done, and one is free")
 	}
 	return s, nil
@@ -252,7 +252,7 @@ func (s *Snapshot) MakeSlot(ctx context.Context) error {
 				"replication slot %q was made by another during the backfill, and begins behind its snapshot", c.o.Slot)
 		case configurationLimitExceeded:
 			// Not worth publishing everything again.
-			c.o.Log.Warn().Err(err).Msg("the backfill is done, and waits for a free replication slot: raise max_replication_slots, or drop a slot nobody uses")
+			c.o.Log.Warn().Err(err).Msg("the backfill is done, and waits for a free replication slot: " + freeSlot)
 		default:
 			return err
 		}
