@@ -109,11 +109,11 @@ func (m *messages) read(content []byte, ev *Event) error {
 	case !json.Valid(content):
 		// gjson's check would go as deep as the content does, and end the
 		// process: nobody has bounded that before.
-		return fmt.Errorf("its content is not JSON: %q", clip(content))
+		return fmt.Errorf("its content is not JSON: %.100q", content)
 	}
 	s := scanner{b: content}
 	if s.next() != '{' {
-		return fmt.Errorf("its content is not a JSON object: %q", clip(content))
+		return fmt.Errorf("its content is not a JSON object: %.100q", content)
 	}
 	for s.i++; s.next() != '}'; {
 		name := text(s.value())
@@ -134,7 +134,7 @@ func (m *messages) read(content []byte, ev *Event) error {
 	if v := ev.Values[Version]; v != nil && m.types[Version] != Int8OID {
 		n, err := strconv.ParseInt(string(v), 10, 64)
 		if err != nil {
-			return fmt.Errorf("its version is %q, not an integer", clip(v))
+			return fmt.Errorf("its version is %.100q, not an integer", v)
 		}
 		ev.Values[Version], m.types[Version] = strconv.AppendInt(nil, n, 10), Int8OID
 	}

@@ -27,7 +27,7 @@ func parseTime(b []byte, typ uint32) (time.Time, error) {
 
 func checkTime(b []byte, t time.Time, ok bool) (time.Time, error) {
 	if !ok || t.Year() < 1 || t.Year() > 9999 {
-		return t, fmt.Errorf("%w: its time (outbox.columns.timestamp) %q is not one between the years 1 and 9999", ErrRow, clip(b))
+		return t, fmt.Errorf("%w: its time (outbox.columns.timestamp) %.100q is not one between the years 1 and 9999", ErrRow, b)
 	}
 	return t, nil
 }
@@ -98,11 +98,4 @@ func digits(b []byte) (n int, ok bool) {
 		n = 10*n + int(c-'0')
 	}
 	return n, len(b) > 0
-}
-
-func clip(b []byte) []byte {
-	if len(b) > 100 {
-		return b[:100]
-	}
-	return b
 }

@@ -399,14 +399,19 @@ func TestTrackerStartsAtWhatIsConfirmed(t *testing.T) {
 	}
 }
 
+// oneEvent commits a transaction of one event.
+func oneEvent(tr *Tracker, end pglogrepl.LSN) *Transaction {
+	tx := tr.Begin()
+	tx.Add(Event{})
+	tx.Commit(end)
+	return tx
+}
+
 func TestOnlyAContiguousPrefixIsConfirmed(t *testing.T) {
 	tr := NewTracker(testStart)
 	var txs []*Transaction
 	for i := range 3 {
-		tx := tr.Begin()
-		tx.Add(Event{})
-		tx.Commit(testStart + 10*pglogrepl.LSN(i+1))
-		txs = append(txs, tx)
+		txs = append(txs, oneEvent(tr, testStart+10*pglogrepl.LSN(i+1)))
 	}
 	txs[2].Acknowledge()
 	txs[1].Acknowledge()
@@ -462,12 +467,7 @@ func TestIdle(t *testing.T) {
 	})
 	t.Run("behind events in flight", func(t *testing.T) {
 		tr := NewTracker(testStart)
-		first, second := tr.Begin(), (*Transaction)(nil)
-		first.Add(Event{})
-		first.Commit(testStart + 10)
-		second = tr.Begin()
-		second.Add(Event{})
-		second.Commit(testStart + 20)
+		first, second := oneEvent(tr, testStart+10), oneEvent(tr, testStart+20)
 		tr.Idle(testStart + 50)
 		confirmed(t, tr, testStart)
 		second.Acknowledge()
@@ -477,13 +477,9 @@ func TestIdle(t *testing.T) {
 	})
 	t.Run("between two transactions", func(t *testing.T) {
 		tr := NewTracker(testStart)
-		first := tr.Begin()
-		first.Add(Event{})
-		first.Commit(testStart + 10)
+		first := oneEvent(tr, testStart+10)
 		tr.Idle(testStart + 15)
-		second := tr.Begin()
-		second.Add(Event{})
-		second.Commit(testStart + 20)
+		second := oneEvent(tr, testStart+20)
 		first.Acknowledge()
 		confirmed(t, tr, testStart+15)
 		second.Acknowledge()
@@ -491,12 +487,7 @@ func TestIdle(t *testing.T) {
 	})
 	t.Run("behind a transaction acknowledged out of order", func(t *testing.T) {
 		tr := NewTracker(testStart)
-		first := tr.Begin()
-		first.Add(Event{})
-		first.Commit(testStart + 10)
-		second := tr.Begin()
-		second.Add(Event{})
-		second.Commit(testStart + 20)
+		first, second := oneEvent(tr, testStart+10), oneEvent(tr, testStart+20)
 		second.Acknowledge()
 		tr.Idle(testStart + 30)
 		confirmed(t, tr, testStart)
@@ -519,12 +510,7 @@ func TestIdle(t *testing.T) {
 
 func TestFailStopsConfirmationForGood(t *testing.T) {
 	tr := NewTracker(testStart)
-	first, second := tr.Begin(), (*Transaction)(nil)
-	first.Add(Event{})
-	first.Commit(testStart + 10)
-	second = tr.Begin()
-	second.Add(Event{})
-	second.Commit(testStart + 20)
+	first, second := oneEvent(tr, testStart+10), oneEvent(tr, testStart+20)
 	first.Acknowledge()
 	tr.Fail()
 	confirmed(t, tr, testStart+10)
@@ -547,9 +533,7 @@ func TestDrained(t *testing.T) {
 	})
 	t.Run("with events in flight", func(t *testing.T) {
 		tr := NewTracker(testStart)
-		tx := tr.Begin()
-		tx.Add(Event{})
-		tx.Commit(testStart + 10)
+		tx := oneEvent(tr, testStart+10)
 		first, second := tr.Drained(), tr.Drained()
 		if isClosed(first) {
 			t.Error("drained with an event in flight")
@@ -562,9 +546,7 @@ func TestDrained(t *testing.T) {
 	})
 	t.Run("inside a transaction", func(t *testing.T) {
 		tr := NewTracker(testStart)
-		before := tr.Begin()
-		before.Add(Event{})
-		before.Commit(testStart + 10)
+		before := oneEvent(tr, testStart+10)
 		tx := tr.Begin()
 		tx.Add(Event{})
 		tx.Add(Event{})
@@ -709,10 +691,7 @@ func TestTrackerMemoryIsBounded(t *testing.T) {
 	tr := NewTracker(0)
 	var window []*Transaction
 	for i := range 200 * inFlight {
-		tx := tr.Begin()
-		tx.Add(Event{})
-		tx.Commit(pglogrepl.LSN(i + 1))
-		window = append(window, tx)
+		window = append(window, oneEvent(tr, pglogrepl.LSN(i+1)))
 		if len(window) == inFlight {
 			window[0].Acknowledge()
 			window = append(window[:0], window[1:]...)

@@ -22,6 +22,17 @@ type Attribute struct {
 	Modifier int32
 }
 
+// Attributes are those of each field's column.
+type Attributes []Attribute
+
+// Of returns a field's attributes: none where the catalog was not asked.
+func (a Attributes) Of(f decoder.Field) Attribute {
+	if int(f) < len(a) {
+		return a[f]
+	}
+	return Attribute{Modifier: -1}
+}
+
 // ConnectTypes are the types, by their names in pg_type, of columns whose Connect
 // value is known here, besides bytea for payloads.
 func ConnectTypes() []string {
@@ -138,19 +149,19 @@ func appendConverted(dst, v []byte, typ uint32, a Attribute) ([]byte, error) {
 		}
 		f, err := strconv.ParseFloat(string(v), bits)
 		if err != nil {
-			return dst, fmt.Errorf("%w: %q is not a number", ErrUnroutable, clip(string(v)))
+			return dst, fmt.Errorf("%w: %.300q is not a number", ErrUnroutable, v)
 		}
 		return AppendJavaFloat(dst, f, bits), nil
 	case decoder.DateOID:
 		t, err := time.Parse(time.DateOnly, string(v))
 		if err != nil {
-			return dst, fmt.Errorf("%w: date %q is not one between the years 1 and 9999", ErrUnroutable, clip(string(v)))
+			return dst, fmt.Errorf("%w: date %.300q is not one between the years 1 and 9999", ErrUnroutable, v)
 		}
 		return strconv.AppendInt(dst, t.Unix()/(24*60*60), 10), nil
 	}
 	t, ok := decoder.ParseTimestamp(v)
 	if !ok {
-		return dst, fmt.Errorf("%w: time %q is not one between the years 1 and 9999", ErrUnroutable, clip(string(v)))
+		return dst, fmt.Errorf("%w: time %.300q is not one between the years 1 and 9999", ErrUnroutable, v)
 	}
 	switch {
 	case typ == decoder.TimestampTZOID:

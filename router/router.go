@@ -86,9 +86,8 @@ type Rules struct {
 	// Debezium's own headers, which are left out when it is empty.
 	HeaderForm KeyForm
 	Context    string
-	// Attributes are those of each field's column, for what is written as Kafka
-	// Connect does.
-	Attributes []Attribute
+	// Attributes are for what is written as Kafka Connect does.
+	Attributes Attributes
 }
 
 // KeyForm is how a key is written.
@@ -156,7 +155,7 @@ func (r *Router) Route(ev *decoder.Event, m *Message) error {
 	if f := r.rules.Partition; f != decoder.NoField && ev.Values[f] != nil {
 		n, err := strconv.ParseInt(string(ev.Values[f]), 10, 32)
 		if err != nil || n < 0 {
-			return fmt.Errorf("%w: its partition (route.partition) is %q, not a partition's number", ErrUnroutable, clip(string(ev.Values[f])))
+			return fmt.Errorf("%w: its partition (route.partition) is %.300q, not a partition's number", ErrUnroutable, ev.Values[f])
 		}
 		m.Partition = int32(n)
 	}
@@ -204,12 +203,7 @@ func (r *Router) connectJSON(ev *decoder.Event, f decoder.Field, form KeyForm, m
 	return b[n:len(b):len(b)], nil
 }
 
-func (r *Rules) attribute(f decoder.Field) Attribute {
-	if int(f) < len(r.Attributes) {
-		return r.Attributes[f]
-	}
-	return Attribute{Modifier: -1}
-}
+func (r *Rules) attribute(f decoder.Field) Attribute { return r.Attributes.Of(f) }
 
 // name is how a field is called in messages.
 func (r *Rules) name(f decoder.Field) string {

@@ -128,21 +128,14 @@ const maxTopicLen = 249
 // here with its event and not as a failed produce request.
 func checkTopic(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > maxTopicLen {
-		return fmt.Errorf("%w: topic name %q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, clip(name), maxTopicLen)
+		return fmt.Errorf("%w: topic name %.300q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, name, maxTopicLen)
 	}
 	for i := range len(name) {
 		c := name[i]
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-' {
 			continue
 		}
-		return fmt.Errorf("%w: topic name %q has a character other than a-z A-Z 0-9 . _ -", ErrUnroutable, clip(name))
+		return fmt.Errorf("%w: topic name %.300q has a character other than a-z A-Z 0-9 . _ -", ErrUnroutable, name)
 	}
 	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 300 {
-		return s[:300] + "…"
-	}
-	return s
 }

@@ -1,10 +1,10 @@
 package sink
 
 import (
-	"bytes"
 	"crypto/tls"
 	_ "embed"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -319,7 +319,8 @@ func jsonPayload(ev *decoder.Event) ([]byte, error) {
 	case decoder.ByteaOID:
 		return nil, errors.New("its payload is bytea, not JSON")
 	}
-	if !validJSON(bytes.TrimSpace(payload)) {
+	// Valid also bounds the depth, which the parser does not.
+	if !json.Valid(payload) {
 		return nil, errors.New("its payload is not JSON")
 	}
 	return payload, nil

@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -62,9 +61,6 @@ func (e *jsonEncoder) append(b []byte, t *avroType, payload []byte) ([]byte, err
 	clear(e.members[:cap(e.members)]) // they hold the payload
 	return b, err
 }
-
-// validJSON tells JSON that the parser can take: encoding/json bounds its depth.
-func validJSON(text []byte) bool { return json.Valid(text) }
 
 func (e *jsonEncoder) value(b []byte, t *avroType, v gjson.Result) ([]byte, error) {
 	switch t.kind {

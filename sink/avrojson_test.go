@@ -2,6 +2,7 @@ package sink
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -208,7 +209,7 @@ func FuzzJSONToAvro(f *testing.F) {
 		types = append(types, avroTypeOf(f, s))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if !validJSON(payload) {
+		if !json.Valid(payload) {
 			return
 		}
 		var e jsonEncoder

@@ -186,15 +186,28 @@ func says(t testing.TB, err error, parts ...string) {
 	}
 }
 
-// appended returns how many records all partitions of a topic hold.
-func appended(t testing.TB, c *kfake.Cluster, topic string) (n int64) {
+// client returns a client, which the caller closes.
+func client(t testing.TB, c *kfake.Cluster, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(c.ListenAddrs()...))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(limited(t), topic)
+	return client
+}
+
+// admin returns a client that lives as long as the test.
+func admin(t testing.TB, c *kfake.Cluster) *kadm.Client {
+	t.Helper()
+	admin := kadm.NewClient(client(t, c))
+	t.Cleanup(admin.Close)
+	return admin
+}
+
+// appended returns how many records all partitions of a topic hold.
+func appended(t testing.TB, c *kfake.Cluster, topic string) (n int64) {
+	t.Helper()
+	ends, err := admin(t, c).ListEndOffsets(limited(t), topic)
 	if err == nil {
 		err = ends.Error()
 	}
@@ -211,11 +224,8 @@ func consume(t testing.TB, c *kfake.Cluster, want int) (records []*kgo.Record) {
 	if n := appended(t, c, testTopic); n != int64(want) {
 		t.Fatalf("the topic holds %d records, want %d", n, want)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(testTopic),
+	client := client(t, c, kgo.ConsumeTopics(testTopic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer client.Close()
 	ctx := limited(t)
 	for len(records) < want {

@@ -18,7 +18,7 @@ type Connect struct {
 	Envelope []router.ColumnHeader
 	Expand   *Expansion // nil: a JSON payload stays text
 	// Attributes are those of each field's column.
-	Attributes []router.Attribute
+	Attributes router.Attributes
 	// RouteBy is the field that the envelope's schema is named after, and
 	// TopicPrefix and Table what comes before and behind.
 	RouteBy            decoder.Field
@@ -86,13 +86,6 @@ func (c *Connect) isEmpty(ev *decoder.Event) bool {
 	return true
 }
 
-func (c *Connect) attribute(f decoder.Field) router.Attribute {
-	if int(f) < len(c.Attributes) {
-		return c.Attributes[f]
-	}
-	return router.Attribute{Modifier: -1}
-}
-
 // object appends the value as JSON: the payload, or an object with it and the
 // envelope's columns.
 func (c *Connect) object(b []byte, ev *decoder.Event) (_ []byte, err error) {
@@ -111,7 +104,7 @@ func (c *Connect) object(b []byte, ev *decoder.Event) (_ []byte, err error) {
 		v := ev.Values[e.Field]
 		if v == nil {
 			b = append(b, "null"...)
-		} else if b, err = router.AppendConnectJSON(b, v, ev.Types[e.Field], c.attribute(e.Field)); err != nil {
+		} else if b, err = router.AppendConnectJSON(b, v, ev.Types[e.Field], c.Attributes.Of(e.Field)); err != nil {
 			return b, fmt.Errorf("its column %q (value.debezium.envelope): %w", e.Key, err)
 		}
 	}
@@ -150,7 +143,7 @@ func (c *Connect) text(b []byte, ev *decoder.Event) ([]byte, error) {
 			continue
 		}
 		c.scratch = c.scratch[:0]
-		text, err := router.ConnectText(v, ev.Types[e.Field], c.attribute(e.Field), &c.scratch)
+		text, err := router.ConnectText(v, ev.Types[e.Field], c.Attributes.Of(e.Field), &c.scratch)
 		if err != nil {
 			return b, fmt.Errorf("its column %q (value.debezium.envelope): %w", e.Key, err)
 		}
@@ -166,7 +159,7 @@ func (c *Connect) text(b []byte, ev *decoder.Event) ([]byte, error) {
 // schema appends the JSON schema of the value.
 func (c *Connect) schema(b []byte, ev *decoder.Event) []byte {
 	if len(c.Envelope) == 0 {
-		return router.AppendConnectSchema(b, ev.Types[decoder.Payload], c.attribute(decoder.Payload), "")
+		return router.AppendConnectSchema(b, ev.Types[decoder.Payload], c.Attributes.Of(decoder.Payload), "")
 	}
 	version := ev.Values[decoder.SchemaVersion]
 	if known, ok := c.schemas[string(version)]; ok {
@@ -174,10 +167,10 @@ func (c *Connect) schema(b []byte, ev *decoder.Event) []byte {
 	}
 	n := len(b)
 	b = append(b, `{"type":"struct","fields":[`...)
-	b = router.AppendConnectSchema(b, ev.Types[decoder.Payload], c.attribute(decoder.Payload), "payload")
+	b = router.AppendConnectSchema(b, ev.Types[decoder.Payload], c.Attributes.Of(decoder.Payload), "payload")
 	for _, e := range c.Envelope {
 		b = append(b, ',')
-		b = router.AppendConnectSchema(b, ev.Types[e.Field], c.attribute(e.Field), e.Key)
+		b = router.AppendConnectSchema(b, ev.Types[e.Field], c.Attributes.Of(e.Field), e.Key)
 	}
 	b = append(b, `],"optional":false,"name":`...)
 	name := fmt.Sprintf("%s.%s.%s.Value", c.TopicPrefix, c.Table, ev.Values[c.RouteBy])

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -337,12 +336,7 @@ func TestTopicThatComesLate(t *testing.T) {
 	}
 	says(t, s.k.Diagnose(limited(t)), testTopic, "does not exist", "auto.create.topics.enable")
 
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(limited(t), 2, 1, nil, testTopic); err != nil {
+	if _, err := admin(t, c).CreateTopic(limited(t), 2, 1, nil, testTopic); err != nil {
 		t.Fatal(err)
 	}
 	s.delivered()

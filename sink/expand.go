@@ -253,17 +253,10 @@ func (s *shape) append(b []byte, n *node) (_ []byte, err error) {
 			return router.AppendJavaFloat(b, f, 64), nil
 		}
 	}
-	return b, fmt.Errorf("its payload has the value %s, which Debezium cannot expand (value.debezium.expand_json)", clip(n.text))
+	return b, fmt.Errorf("its payload has the value %.100s, which Debezium cannot expand (value.debezium.expand_json)", n.text)
 }
 
 func integer(text []byte) int64 {
 	i, _ := strconv.ParseInt(string(text), 10, 64)
 	return i
-}
-
-func clip(b []byte) []byte {
-	if len(b) > 100 {
-		return b[:100]
-	}
-	return b
 }

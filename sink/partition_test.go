@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -89,11 +88,8 @@ func TestPartitionsAreKafkasOwn(t *testing.T) {
 	}
 	s.delivered()
 
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topics...),
+	client := client(t, c, kgo.ConsumeTopics(topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer client.Close()
 	got := make(map[string]int32)
 	for ctx := limited(t); len(got) < len(s.sent); {
@@ -159,12 +155,7 @@ func TestNamedPartitions(t *testing.T) {
 // grow adds partitions to testTopic.
 func grow(t *testing.T, c *kfake.Cluster, to int) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	answers, err := kadm.NewClient(client).UpdatePartitions(limited(t), to, testTopic)
+	answers, err := admin(t, c).UpdatePartitions(limited(t), to, testTopic)
 	if err == nil {
 		err = answers.Error()
 	}

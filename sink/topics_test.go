@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outboxd/decoder"
@@ -21,13 +20,8 @@ import (
 // create makes testTopic with its own max.message.bytes.
 func create(t *testing.T, c *kfake.Cluster, maxBytes string) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
 	configs := map[string]*string{"max.message.bytes": &maxBytes}
-	if _, err := kadm.NewClient(client).CreateTopic(limited(t), 1, 1, configs, testTopic); err != nil {
+	if _, err := admin(t, c).CreateTopic(limited(t), 1, 1, configs, testTopic); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -199,12 +193,7 @@ func TestLimitIsAskedOncePerTopic(t *testing.T) {
 // created is how testTopic was made.
 func created(t *testing.T, c *kfake.Cluster) (partitions int, config map[string]string) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	admin := kadm.NewClient(client)
+	admin := admin(t, c)
 	topics, err := admin.ListTopics(limited(t), testTopic)
 	if err != nil || topics[testTopic].Err != nil {
 		t.Fatal(err, topics[testTopic].Err)
@@ -307,12 +296,7 @@ func TestLimitThatWasRaised(t *testing.T) {
 
 func configure(t *testing.T, c *kfake.Cluster, key, value string) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	answers, err := kadm.NewClient(client).AlterTopicConfigs(limited(t), []kadm.AlterConfig{{Name: key, Value: &value}}, testTopic)
+	answers, err := admin(t, c).AlterTopicConfigs(limited(t), []kadm.AlterConfig{{Name: key, Value: &value}}, testTopic)
 	if err == nil {
 		_, err = answers.On(testTopic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
 	}

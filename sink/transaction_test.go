@@ -40,11 +40,8 @@ func commitWith(t *testing.T, k *Kafka, position string) error {
 // seen are the values that a consumer of committed records sees in testTopic.
 func seen(t *testing.T, c *kfake.Cluster, topic string) (values []string) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.KeepControlRecords(),
+	client := client(t, c, kgo.ConsumeTopics(topic), kgo.KeepControlRecords(),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer client.Close()
 	for end := appended(t, c, topic); end > 0; {
 		fetches := client.PollFetches(limited(t))

@@ -25,7 +25,8 @@ func initCommand(load func() (*config.Config, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			script := replication.Script(sourceOptions(cfg, zerolog.Nop()), role)
+			_, read := rules(cfg)
+			script := replication.Script(sourceOptions(cfg, read, zerolog.Nop()), role)
 			if !apply {
 				for _, s := range script {
 					fmt.Fprintf(cmd.OutOrStdout(), "-- %s\n%s;\n\n", s.Comment, s.SQL)

@@ -33,16 +33,16 @@ func eventShare(maxBuffered int64) int64 { return maxBuffered / 16 * 5 }
 
 // pipelineOptions turns the configuration into the options of the stages.
 func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (pipeline.Options, error) {
-	kafka, err := sinkOptions(cfg, log)
+	rules, read := rules(cfg)
+	kafka, err := sinkOptions(cfg, read, log)
 	if err != nil {
 		return pipeline.Options{}, err
 	}
 	if kafka.Value.Avro, err = avroEncoder(cfg, st, log); err != nil {
 		return pipeline.Options{}, err
 	}
-	rules, read := rules(cfg)
 	o := pipeline.Options{
-		Source:       sourceOptions(cfg, log),
+		Source:       sourceOptions(cfg, read, log),
 		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
 		Rules:        rules,
 		Sink:         kafka,
@@ -126,7 +126,7 @@ var columnTypes = map[string][]string{
 	"route.partition":          {"int2", "int4", "int8"},
 }
 
-func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
+func sourceOptions(cfg *config.Config, read columns, log zerolog.Logger) replication.Options {
 	o := replication.Options{
 		DSN:         cfg.Postgres.DSN.Reveal(),
 		Slot:        cfg.Postgres.Slot,
@@ -141,7 +141,6 @@ func sourceOptions(cfg *config.Config, log zerolog.Logger) replication.Options {
 
 		Log: log,
 	}
-	_, read := rules(cfg)
 	for _, c := range read {
 		if c.Name != "" {
 			o.Columns = append(o.Columns, replication.Column{Key: c.Key, Name: c.Name, Types: columnTypes[c.Key]})
@@ -225,12 +224,11 @@ var converters = map[string]sink.Converter{
 }
 
 // connect returns how the values of format debezium are made.
-func connect(cfg *config.Config) *sink.Connect {
+func connect(cfg *config.Config, read columns) *sink.Connect {
 	if cfg.Value.Format != "debezium" {
 		return nil
 	}
 	d := cfg.Value.Debezium
-	_, read := rules(cfg)
 	c := &sink.Connect{
 		Converter:   converters[d.Value],
 		RouteBy:     decoder.AggregateType,
@@ -282,7 +280,7 @@ func connectColumns(cfg *config.Config, columns []replication.Column) {
 
 var timestamps = map[string]sink.Timestamp{"commit": sink.CommitTime, "column": sink.BusinessTime, "now": sink.SendTime}
 
-func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
+func sinkOptions(cfg *config.Config, read columns, log zerolog.Logger) (sink.Options, error) {
 	o := sink.Options{
 		Brokers:     cfg.Kafka.Brokers,
 		ClientID:    cfg.Kafka.ClientID,
@@ -293,7 +291,7 @@ func sinkOptions(cfg *config.Config, log zerolog.Logger) (sink.Options, error) {
 			EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
 			Format:           formats[cfg.Value.Format],
 			Timestamp:        timestamps[cfg.Value.Timestamp],
-			Connect:          connect(cfg),
+			Connect:          connect(cfg, read),
 		},
 		CreateTopics: sink.CreateTopics(cfg.Route.CreateTopics),
 		SASL:         saslMechanism(cfg.Kafka.SASL),

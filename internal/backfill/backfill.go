@@ -60,7 +60,7 @@ func Open(ctx context.Context, pg *pgconn.PgConn, o Options, memory *replication
 // prepare counts the rows and returns the query for them.
 func (r *Reader) prepare(ctx context.Context) (string, error) {
 	o := &r.o
-	name := quote(o.Schema) + "." + quote(o.Table)
+	name := replication.QuoteIdent(o.Schema) + "." + replication.QuoteIdent(o.Table)
 	facts, err := r.ask(ctx, `SELECT relkind::text, round(extract(epoch from now()) * 1000000)::bigint - 946684800000000,
 			coalesce((SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)),
 				(SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
@@ -92,7 +92,7 @@ func (r *Reader) prepare(ctx context.Context) (string, error) {
 	}
 	columns := make([]string, len(o.Columns))
 	for i, c := range o.Columns {
-		columns[i] = quote(c)
+		columns[i] = replication.QuoteIdent(c)
 	}
 	return "SELECT " + strings.Join(columns, ", ") + from + order(o.Timestamp, serial), nil
 }
@@ -103,11 +103,11 @@ func (r *Reader) prepare(ctx context.Context) (string, error) {
 func order(timestamp, serial string) string {
 	var by []string
 	if timestamp != "" {
-		by = append(by, quote(timestamp)+" NULLS FIRST")
+		by = append(by, replication.QuoteIdent(timestamp)+" NULLS FIRST")
 	}
 	switch {
 	case serial != "":
-		by = append(by, quote(serial))
+		by = append(by, replication.QuoteIdent(serial))
 	case by != nil:
 		by = append(by, "tableoid", "ctid")
 	default:
@@ -249,5 +249,3 @@ func (r *Reader) commit(ctx context.Context) ([]byte, error) {
 	r.next = func(context.Context) ([]byte, error) { return nil, io.EOF }
 	return binary.BigEndian.AppendUint64(b, uint64(r.now)), nil
 }
-
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

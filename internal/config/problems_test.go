@@ -329,3 +329,14 @@ func TestProblemsOfGivenGroups(t *testing.T) {
 		})
 	}
 }
+
+// The same configuration has the same problems in the same order, each time.
+func TestProblemsDoNotChange(t *testing.T) {
+	const text = given + "outbox: {columns: {id: ''}}\nvalue: {format: cloudevents, headers: cloudevents}"
+	const want = "outboxd.yaml:3: outbox.columns.id: must not be empty; value.format cloudevents needs it\n" +
+		"outboxd.yaml:4: value.format: must be raw with value.headers cloudevents: that is CloudEvents' binary mode"
+	for range 50 {
+		_, err := loadText(text)
+		wantError(t, err, want)
+	}
+}

@@ -64,10 +64,10 @@ func (l *loader) checkColumns() {
 	if c.Value.Timestamp == "column" {
 		l.requireColumn("timestamp", "value.timestamp", "column")
 	}
-	for user, value := range map[string]string{"value.format": c.Value.Format, "value.headers": c.Value.Headers} {
-		if value == "cloudevents" {
-			l.requireColumn("id", user, value)
-			l.requireColumn("type", user, value)
+	for _, user := range []struct{ key, value string }{{"value.format", c.Value.Format}, {"value.headers", c.Value.Headers}} {
+		if user.value == "cloudevents" {
+			l.requireColumn("id", user.key, user.value)
+			l.requireColumn("type", user.key, user.value)
 		}
 	}
 	l.require(c.Value.Headers != "cloudevents" || c.Value.Format == "raw",

@@ -55,9 +55,6 @@ func (t Table) String() string {
 	return quoteIfNeeded(t.Schema) + "." + quoteIfNeeded(t.Name)
 }
 
-// Quoted returns "schema"."table" for use in an SQL statement.
-func (t Table) Quoted() string { return quote(t.Schema) + "." + quote(t.Name) }
-
 // identifier takes one SQL identifier off the front of text.
 func identifier(text string) (name, rest string, err error) {
 	if strings.HasPrefix(text, `"`) {
@@ -111,13 +108,11 @@ func foldASCII(s string) string {
 	}, s)
 }
 
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
-
 func quoteIfNeeded(name string) string {
 	plain := name != "" && foldASCII(name) == name &&
 		strings.IndexFunc(name, func(r rune) bool { return !isIdentifierRune(r) }) < 0
 	if plain {
 		return name
 	}
-	return quote(name)
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }

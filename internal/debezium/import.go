@@ -2,6 +2,7 @@ package debezium
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -193,7 +194,7 @@ func (im *importer) predicates() {
 
 // rest looks at the options that nothing has asked for.
 func (im *importer) rest() {
-	for _, name := range sorted(im.values) {
+	for _, name := range slices.Sorted(maps.Keys(im.values)) {
 		value := im.values[name]
 		if im.seen[name] {
 			continue
@@ -228,7 +229,7 @@ func ignorable(name string) (reason string, ok bool) {
 	if reason, ok = harmless[name]; ok {
 		return reason, true
 	}
-	for _, beginning := range sorted(harmless) {
+	for _, beginning := range slices.Sorted(maps.Keys(harmless)) {
 		if prefix, isPrefix := strings.CutSuffix(beginning, "*"); isPrefix && strings.HasPrefix(name, prefix) {
 			return harmless[beginning], true
 		}
@@ -280,13 +281,4 @@ func list(s string) (items []string) {
 		}
 	}
 	return items
-}
-
-func sorted[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }

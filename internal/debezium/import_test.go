@@ -108,6 +108,26 @@ func TestRegex(t *testing.T) {
 	}
 }
 
+// Each filter is looked at, whatever is wrong with another, and each time in the
+// same way.
+func TestFilters(t *testing.T) {
+	const file = base + `, "schema.include.list": "(", "database.include.list": "other", "schema.exclude.list": "public", "database.exclude.list": "e"}`
+	const want = `database.include.list: it leaves out the outbox, public.outbox
+schema.exclude.list: it leaves out the outbox, public.outbox
+schema.include.list: "(" is not a pattern that can be checked`
+	for range 50 {
+		if _, err := Import([]byte(file)); err == nil || err.Error() != want {
+			t.Fatalf("%v\nwant\n%s", err, want)
+		}
+	}
+	// Which table they are to let through is not known.
+	var problems *Error
+	_, err := Import([]byte(strings.Replace(file, "public.outbox", "public.a,public.b", 1)))
+	if !errors.As(err, &problems) || len(problems.Problems) != 1 || problems.Problems[0].Option != "table.include.list" {
+		t.Error(err)
+	}
+}
+
 func TestProperties(t *testing.T) {
 	got, err := parseProperties("# c\n! c\na = b \\\n   c\nd:e\\:f\n  g h\\u00e9\ni\nj\\=k==l\\\\\n")
 	if err != nil {

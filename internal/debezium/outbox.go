@@ -1,6 +1,7 @@
 package debezium
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -166,7 +167,7 @@ func (im *importer) topics() {
 	im.out.set(2, "partitions", partitions)
 	im.out.set(2, "replication_factor", replicas)
 	begun := false
-	for _, name := range sorted(im.values) {
+	for _, name := range slices.Sorted(maps.Keys(im.values)) {
 		config, ok := strings.CutPrefix(name, prefix)
 		if !ok || im.seen[name] {
 			continue

@@ -155,15 +155,20 @@ func (im *importer) findTable() {
 	const option = "table.include.list"
 	v := im.get(option, "")
 	names := list(v)
-	if len(names) != 1 {
-		im.refuse(option, "it must name one table, the outbox; it names %d", len(names))
+	unknown := func(format string, arg any) {
+		im.refuse(option, format, arg)
 		im.table = table{"public", "outbox"}
+		for _, filters := range []string{"schema.include.", "schema.exclude.", "database.include.", "database.exclude."} {
+			im.seeAll(filters)
+		}
+	}
+	if len(names) != 1 {
+		unknown("it must name one table, the outbox; it names %d", len(names))
 		return
 	}
 	m := regexp.MustCompile(`^"?(\w+)"?(?:\.|\\\.|\[\.\])"?(\w+)"?$`).FindStringSubmatch(names[0])
 	if m == nil {
-		im.refuse(option, "%q is not SCHEMA.TABLE, so it is not known which table is the outbox", clip(names[0]))
-		im.table = table{"public", "outbox"}
+		unknown("%q is not SCHEMA.TABLE, so it is not known which table is the outbox", clip(names[0]))
 		return
 	}
 	im.table = table{m[1], m[2]}
@@ -171,24 +176,28 @@ func (im *importer) findTable() {
 		im.note("table.include.list does not look at capitals; outbox.table does.")
 	}
 	// Filters of schemas besides: the outbox has to pass.
-	for name, pass := range map[string]bool{"schema.include.list": true, "schema.exclude.list": false, "database.include.list": true, "database.exclude.list": false} {
-		filters := list(im.get(name, ""))
-		subject := im.table.schema
-		if strings.HasPrefix(name, "database.") {
-			subject = im.get("database.dbname", "")
+	database := im.get("database.dbname", "")
+	im.filter("schema.include.list", im.table.schema, true)
+	im.filter("schema.exclude.list", im.table.schema, false)
+	im.filter("database.include.list", database, true)
+	im.filter("database.exclude.list", database, false)
+}
+
+// filter refuses a list that leaves out the outbox, whose schema or database is
+// subject.
+func (im *importer) filter(name, subject string, include bool) {
+	filters := list(im.get(name, ""))
+	found := false
+	for _, f := range filters {
+		re, err := regexp.Compile(`(?i)\A(?:` + f + `)\z`)
+		if err != nil {
+			im.refuse(name, "%q is not a pattern that can be checked", clip(f))
+			return
 		}
-		found := false
-		for _, f := range filters {
-			re, err := regexp.Compile(`(?i)\A(?:` + f + `)\z`)
-			if err != nil {
-				im.refuse(name, "%q is not a pattern that can be checked", clip(f))
-				return
-			}
-			found = found || re.MatchString(subject)
-		}
-		if len(filters) > 0 && found != pass {
-			im.refuse(name, "it leaves out the outbox, %s", im.table)
-		}
+		found = found || re.MatchString(subject)
+	}
+	if len(filters) > 0 && found != include {
+		im.refuse(name, "it leaves out the outbox, %s", im.table)
 	}
 }
 

@@ -42,7 +42,7 @@ func SlotInUse(err error) error {
 // a publication made afterwards does not bring them back.
 func publicationMissed(o Options, err error) error {
 	return &Error{
-		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, quoteIdent(o.Publication), o.Slot, err),
+		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, QuoteIdent(o.Publication), o.Slot, err),
 		"make the publication (`outboxd init` prints the SQL), move the slot to the present with pg_replication_slot_advance, and publish what was written between from the outbox table",
 	}
 }
@@ -57,6 +57,9 @@ func Explain(err error, o Options) error {
 	}
 	return err
 }
+
+// freeSlot is the hint when there are as many slots as the server allows.
+const freeSlot = "raise max_replication_slots, or drop a slot nobody uses"
 
 // sqlState returns the SQLSTATE of a server's error, or "".
 func sqlState(err error) string {

@@ -17,7 +17,7 @@ type Statement struct {
 // Script returns the SQL that prepares a database: each statement leaves alone
 // what is already there. role "" leaves roles alone.
 func Script(o Options, role string) []Statement {
-	table := quoteIdent(o.Schema) + "." + quoteIdent(o.Table)
+	table := QuoteIdent(o.Schema) + "." + QuoteIdent(o.Table)
 	var script []Statement
 	if o.Table != "" {
 		script = append(script,
@@ -27,12 +27,12 @@ func Script(o Options, role string) []Statement {
 		script = append(script,
 			Statement{"the role that outboxd logs in with; give it a password or a certificate", guarded(
 				"SELECT FROM pg_roles WHERE rolname = "+quote(role),
-				"CREATE ROLE "+quoteIdent(role)+" LOGIN REPLICATION")})
+				"CREATE ROLE "+QuoteIdent(role)+" LOGIN REPLICATION")})
 	}
 	if role != "" && o.Table != "" {
 		script = append(script,
 			Statement{"the role may read the table, to check it and to publish events again",
-				"GRANT USAGE ON SCHEMA " + quoteIdent(o.Schema) + " TO " + quoteIdent(role) + ";\nGRANT SELECT ON " + table + " TO " + quoteIdent(role)},
+				"GRANT USAGE ON SCHEMA " + QuoteIdent(o.Schema) + " TO " + QuoteIdent(role) + ";\nGRANT SELECT ON " + table + " TO " + QuoteIdent(role)},
 		)
 	}
 	publication := "the publication: inserts into the outbox and nothing else"
@@ -78,7 +78,7 @@ func createTableSQL(table string, o Options) string {
 		case "route.partition":
 			definition = "integer"
 		}
-		fmt.Fprintf(&b, "  %s %s,\n", quoteIdent(c.Name), definition)
+		fmt.Fprintf(&b, "  %s %s,\n", QuoteIdent(c.Name), definition)
 	}
 	if !seen["created_at"] {
 		b.WriteString("  created_at timestamptz NOT NULL DEFAULT now()\n)")

@@ -48,8 +48,8 @@ func TestQuote(t *testing.T) {
 		`a"b`:      `"a""b"`,
 		`it's \ x`: `"it's \ x"`,
 	} {
-		if got := quoteIdent(in); got != want {
-			t.Errorf("quoteIdent(%s) is %s, want %s", in, got, want)
+		if got := QuoteIdent(in); got != want {
+			t.Errorf("QuoteIdent(%s) is %s, want %s", in, got, want)
 		}
 	}
 }

@@ -319,7 +319,7 @@ func (c *Conn) Prepare(ctx context.Context, first bool) (offsets.Server, error) 
 	if partitioned && c.version < 150000 {
 		// pgoutput's cache of tables, get_rel_sync_entry.
 		c.o.Log.Warn().Msg("before PostgreSQL 15 a stream does not notice when a table that was written to is attached as a partition, or detached: " +
-			"run ALTER PUBLICATION " + quoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
+			"run ALTER PUBLICATION " + QuoteIdent(c.o.Publication) + " SET (publish = 'insert') in the same transaction")
 	}
 	slot, err := c.slot(ctx)
 	if err != nil {
@@ -453,13 +453,12 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 	// be this one. The call reads nothing of the outbox's catalog: see Conn.
 	name := fmt.Sprintf("%.40s_replay_%d", c.o.Slot, c.pg.PID())
 	_, err := query(ctx, c.pg, fmt.Sprintf("SELECT pg_copy_logical_replication_slot(%s, %s, true)", quote(c.o.Slot), quote(name)))
-	switch sqlState(err) {
-	case "":
-	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
-	}
 	if err != nil {
-		return nil, fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
+		err = fmt.Errorf("copy replication slot %q: %w", c.o.Slot, err)
+		if sqlState(err) == configurationLimitExceeded {
+			err = &Error{err, freeSlot}
+		}
+		return nil, err
 	}
 	c.o.Slot = name
 	return c.Start(ctx, start, start, memory)
@@ -473,7 +472,7 @@ func (s *Stream) start(slot, publication string, messages bool, at pglogrepl.LSN
 		further = ", messages 'true'"
 	}
 	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
-		slot, at, strings.ReplaceAll(quoteIdent(publication), "'", "''"), further)
+		slot, at, strings.ReplaceAll(QuoteIdent(publication), "'", "''"), further)
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return err
@@ -561,4 +560,5 @@ func quote(s string) string {
 	return q
 }
 
-func quoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+// QuoteIdent makes an SQL identifier.
+func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -13,7 +13,7 @@ import (
 	"outboxd/offsets"
 )
 
-func (c *Conn) tableName() string { return quoteIdent(c.o.Schema) + "." + quoteIdent(c.o.Table) }
+func (c *Conn) tableName() string { return QuoteIdent(c.o.Schema) + "." + QuoteIdent(c.o.Table) }
 
 // checkTable compares the server and the outbox table with what the configuration
 // says of them.
@@ -78,7 +78,7 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 				"%s: column %q of %s is generated, and logical replication leaves it out", column.Key, column.Name, c.tableName())
 		}
 		if column.NoDefault && defaults[column.Name] {
-			return false, setupError("drop it: ALTER TABLE "+c.tableName()+" ALTER "+quoteIdent(column.Name)+" DROP DEFAULT; or choose another form",
+			return false, setupError("drop it: ALTER TABLE "+c.tableName()+" ALTER "+QuoteIdent(column.Name)+" DROP DEFAULT; or choose another form",
 				"%s: column %q of %s has a default, which Debezium's schema would name", column.Key, column.Name, c.tableName())
 		}
 	}
@@ -88,7 +88,7 @@ func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
 // preparePublication makes the publication when it is missing, and otherwise
 // checks that it lets every insert into the outbox through.
 func (c *Conn) preparePublication(ctx context.Context, partitioned bool, slot *offsets.Slot) error {
-	name := quoteIdent(c.o.Publication)
+	name := QuoteIdent(c.o.Publication)
 	rows, err := c.rows(ctx, `SELECT pubinsert, pubviaroot, puballtables FROM pg_publication WHERE pubname = `+quote(c.o.Publication))
 	if err != nil {
 		return fmt.Errorf("read publication: %w", err)
@@ -170,10 +170,10 @@ func (c *Conn) checkPublished(ctx context.Context, name string) error {
 // Without a table it is empty, and only there because a stream has to name one.
 func CreatePublicationSQL(publication, schema, table string) string {
 	if table == "" {
-		return fmt.Sprintf("CREATE PUBLICATION %s WITH (publish = 'insert')", quoteIdent(publication))
+		return fmt.Sprintf("CREATE PUBLICATION %s WITH (publish = 'insert')", QuoteIdent(publication))
 	}
 	return fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s.%s WITH (publish = 'insert', publish_via_partition_root = true)",
-		quoteIdent(publication), quoteIdent(schema), quoteIdent(table))
+		QuoteIdent(publication), QuoteIdent(schema), QuoteIdent(table))
 }
 
 // slot reads the slot, nil when there is none.
@@ -232,12 +232,16 @@ func (c *Conn) ensureFailover(ctx context.Context, slot *offsets.Slot) error {
 			Msg("the slot is not a failover slot: it is lost when a standby is promoted; postgres.failover: on makes it one, off says that this is meant")
 		return nil
 	}
-	err := c.pg.Exec(ctx, fmt.Sprintf(`ALTER_REPLICATION_SLOT "%s" (FAILOVER true)`, c.o.Slot)).Close()
+	return c.makeFailover(ctx)
+}
+
+func (c *Conn) makeFailover(ctx context.Context) error {
+	_, err := query(ctx, c.pg, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER)", QuoteIdent(c.o.Slot)))
 	if sqlState(err) == objectInUse {
 		return SlotInUse(err)
 	}
 	if err != nil {
-		return fmt.Errorf("make slot %q a failover slot: %w", c.o.Slot, err)
+		return fmt.Errorf("make replication slot %q a failover slot: %w", c.o.Slot, err)
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Msg("the slot is a failover slot now")
 	return nil
@@ -268,7 +272,7 @@ func (c *Conn) MakeSlot(ctx context.Context) (*offsets.Slot, error) {
 	case insufficientPrivilege:
 		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "the role needs REPLICATION (see `outboxd init`)"}
 	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), "raise max_replication_slots, or drop a slot nobody uses"}
+		return nil, &Error{fmt.Errorf("create replication slot %q: %w", c.o.Slot, err), freeSlot}
 	default:
 		if err != nil {
 			return nil, fmt.Errorf("create replication slot %q: %w", c.o.Slot, err)

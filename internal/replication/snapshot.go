@@ -75,13 +75,13 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Msg("making a snapshot for the backfill; this waits for transactions that are running")
-	made, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, quoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
+	made, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, QuoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
 		pglogrepl.CreateReplicationSlotOptions{Temporary: true, Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT"})
 	switch sqlState(err) {
 	case duplicateObject:
 		return nil, SlotInUse(fmt.Errorf("another process makes its backfill: %w", err))
 	case configurationLimitExceeded:
-		return nil, &Error{fmt.Errorf("create the backfill's replication slot: %w", err), "raise max_replication_slots, or drop a slot nobody uses; the backfill needs two"}
+		return nil, &Error{fmt.Errorf("create the backfill's replication slot: %w", err), freeSlot + "; the backfill needs two"}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create the backfill's replication slot: %w", err)
@@ -99,34 +99,25 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, fmt.Errorf("count replication slots: %w", err)
 	}
 	if free[0] != "t" {
-		return nil, setupError("raise max_replication_slots, or drop a slot nobody uses",
+		return nil, setupError(freeSlot,
 			"the backfill needs two replication slots until it is done, and one is free")
 	}
 	return s, nil
 }
 
-// backfilled tells whether the slot is there.
+// backfilled tells whether the slot is there, and makes it a failover slot if a
+// crash came before that.
 func (c *Conn) backfilled(ctx context.Context) (bool, error) {
 	slot, err := c.slot(ctx)
 	if slot == nil || err != nil {
 		return false, err
 	}
-	if c.version < 170000 || c.o.Failover == "off" || slot.Active {
-		return true, nil
-	}
-	row, err := c.row(ctx, "SELECT failover FROM pg_replication_slots WHERE slot_name = "+quote(c.o.Slot))
-	if err == nil && row[0] == "f" {
-		err = c.makeFailover(ctx)
-	}
-	if err != nil {
-		c.o.Log.Warn().Err(err).Str("slot", c.o.Slot).Msg("the slot could not be made a failover slot")
+	if c.version >= 170000 && c.o.Failover != "off" && !slot.Failover && !slot.Active {
+		if err := c.makeFailover(ctx); err != nil {
+			c.o.Log.Warn().Err(err).Str("slot", c.o.Slot).Msg("the slot could not be made a failover slot")
+		}
 	}
 	return true, nil
-}
-
-func (c *Conn) makeFailover(ctx context.Context) error {
-	_, err := c.pg.Exec(ctx, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER)", quoteIdent(c.o.Slot))).ReadAll()
-	return err
 }
 
 // tableFiles names the files that the table's rows are in. A truncation or a
@@ -261,7 +252,7 @@ func (s *Snapshot) MakeSlot(ctx context.Context) error {
 				"replication slot %q was made by another during the backfill, and begins behind its snapshot", c.o.Slot)
 		case configurationLimitExceeded:
 			// Not worth publishing everything again.
-			c.o.Log.Warn().Err(err).Msg("the backfill is done, and waits for a free replication slot: raise max_replication_slots, or drop a slot nobody uses")
+			c.o.Log.Warn().Err(err).Msg("the backfill is done, and waits for a free replication slot: " + freeSlot)
 		default:
 			return err
 		}
@@ -273,9 +264,7 @@ func (s *Snapshot) MakeSlot(ctx context.Context) error {
 	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Stringer("lsn", s.LSN).Msg("replication slot created")
 	if c.version >= 170000 && c.o.Failover != "off" {
-		if err := c.makeFailover(ctx); err != nil {
-			return fmt.Errorf("make replication slot %q a failover slot: %w", c.o.Slot, err)
-		}
+		return c.makeFailover(ctx)
 	}
 	return nil
 }

@@ -79,33 +79,23 @@ func Fetch(ctx context.Context, what ...string) error {
 	for _, w := range what {
 		name, version, _ := strings.Cut(w, ":")
 		var err error
-		switch {
-		case name == "postgres":
+		if fetch := javaParts[w]; name == "postgres" {
 			_, err = postgresBin(ctx, version)
-		case w == "kafka":
-			if _, err = javaPath(); err == nil {
-				_, err = kafkaLib(ctx)
-			}
-		case w == "debezium":
-			if _, err = javaPath(); err == nil {
-				_, err = debeziumLib(ctx)
-			}
-		case w == "registry":
-			if _, err = javaPath(); err == nil {
-				_, err = registryJar(ctx)
-			}
-		case w == "avro-tools":
-			if _, err = javaPath(); err == nil {
-				_, err = avroToolsJar(ctx)
-			}
-		default:
-			err = fmt.Errorf("unknown name; use postgres:13 to postgres:18, kafka, debezium, registry or avro-tools")
+		} else if fetch == nil {
+			err = errors.New("unknown name; use postgres:13 to postgres:18, kafka, debezium, registry or avro-tools")
+		} else if _, err = javaPath(); err == nil {
+			_, err = fetch(ctx)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("fetch %s: %w", w, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// javaParts are what Fetch knows besides PostgreSQL.
+var javaParts = map[string]func(context.Context) (string, error){
+	"kafka": kafkaLib, "debezium": debeziumLib, "registry": registryJar, "avro-tools": avroToolsJar,
 }
 
 // postgresBin returns the directory of initdb and postgres, the machine's own

@@ -329,13 +329,6 @@ func (p *Postgres) DataDir() string { return filepath.Join(p.base, "data") }
 // LogFile returns the file with the server's log, of all starts.
 func (p *Postgres) LogFile() string { return filepath.Join(p.base, "postgres.log") }
 
-// BinDir returns the directory of initdb and postgres. Client programs such as
-// psql and pgbench are there only if the machine's own packages are in use.
-func (p *Postgres) BinDir() string { return p.bin }
-
-// Version returns the major version, such as "17".
-func (p *Postgres) Version() string { return p.version }
-
 // Exec runs one or more statements, separated by semicolons, in a database on
 // a connection of their own. Without BEGIN they are one transaction.
 func (p *Postgres) Exec(ctx context.Context, database, sql string) error {
