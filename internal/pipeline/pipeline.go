@@ -113,11 +113,7 @@ var ErrUnclean = errors.New("stopped before everything was acknowledged and conf
 // Run streams until ctx ends, and then drains. hurry ends the drain. Transient
 // faults are retried without end; an error that is returned needs an operator.
 func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
-	defer func() {
-		if p.sink != nil {
-			p.sink.Close()
-		}
-	}()
+	defer p.closeSink()
 	go p.watchSlot(ctx)
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
@@ -275,6 +271,15 @@ func (p *Pipeline) openSink() (err error) {
 	return err
 }
 
+// closeSink ends the sink, if there is one, with what is in flight in it. The next
+// session begins with a new one.
+func (p *Pipeline) closeSink() {
+	if p.sink != nil {
+		p.sink.Close()
+		p.sink = nil
+	}
+}
+
 // attributes are what the catalog says of each field's column.
 func attributes(t decoder.Table, catalog replication.Catalog) []router.Attribute {
 	a := make([]router.Attribute, len(t.Columns))
@@ -409,7 +414,9 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		defer cancel()
 		if err := p.o.Store.Save(saving, known); err != nil {
 			stream.Close()
-			p.giveUpSink()
+			if p.exactly != nil {
+				p.closeSink() // its transaction can be lost
+			}
 			return nil, fmt.Errorf("store position %s: %w", known, err)
 		}
 	}
@@ -451,15 +458,6 @@ func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
 
 // storeTimeout bounds a save while nothing else goes on.
 const storeTimeout = 10 * time.Second
-
-// giveUpSink makes the next session begin with a new sink, if the one there is
-// can have lost its transaction.
-func (p *Pipeline) giveUpSink() {
-	if p.exactly != nil && p.sink != nil {
-		p.sink.Close()
-		p.sink = nil
-	}
-}
 
 // load makes known what the store holds: nil when there is nothing or no store.
 func (p *Pipeline) load(ctx context.Context) error {

@@ -309,8 +309,7 @@ func (s *session) sinkFailed() error {
 // abandon ends the sink with what is in flight in it.
 func (s *session) abandon() {
 	s.tracker.Fail()
-	s.sink.Close()
-	s.p.sink = nil
+	s.p.closeSink()
 	if s.p.exactly == nil {
 		s.finalCommit(context.Background())
 	}
@@ -360,7 +359,7 @@ func (s *session) uncommitted(err error) error {
 	if s.sink.Err() != nil {
 		return s.sinkFailed()
 	}
-	s.p.giveUpSink()
+	s.p.closeSink()
 	return err
 }
 
