@@ -69,6 +69,18 @@ func (p *Pipeline) startReplay(ctx context.Context, conn *replication.Conn, r Re
 	if err != nil {
 		return Replayed{}, nil, err
 	}
+	done, err := r.within(window)
+	if err != nil {
+		return Replayed{}, nil, err
+	}
+	// From the slot's own position, which is the end of a transaction; what comes
+	// before the window is passed over here.
+	stream, err := conn.StartCopy(ctx, window.From, p.memory)
+	return done, stream, err
+}
+
+// within is what the replay has to do in what the server can decode.
+func (r Replay) within(window offsets.Window) (Replayed, error) {
 	done := Replayed{From: r.From, To: r.To}
 	if done.From == 0 {
 		done.From = window.From
@@ -76,13 +88,7 @@ func (p *Pipeline) startReplay(ctx context.Context, conn *replication.Conn, r Re
 	if done.To == 0 {
 		done.To = window.To
 	}
-	if err := errors.Join(window.Contains(done.From), window.Contains(done.To)); err != nil {
-		return Replayed{}, nil, err
-	}
-	// From the slot's own position, which is the end of a transaction; what comes
-	// before the window is passed over here.
-	stream, err := conn.StartCopy(ctx, window.From, p.memory)
-	return done, stream, err
+	return done, errors.Join(window.Contains(done.From), window.Contains(done.To))
 }
 
 // replaying is a session that reads a past window and confirms nothing.
