@@ -110,7 +110,12 @@ func TestBackfillInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := s.start()
-	waitFor(t, 30*time.Second, func() (string, bool) { return "no slot", slots() != "" })
+	// A server process that does not wait for the transaction yet would notice the end
+	// of its client, and take the slot with it.
+	waitFor(t, 30*time.Second, func() (string, bool) {
+		return "nobody waits for the transaction", s.value(`SELECT count(*)::text FROM pg_locks l JOIN pg_replication_slots r ON r.active_pid = l.pid
+			WHERE r.database = current_database() AND NOT l.granted`) == "1"
+	})
 	c.kill()
 	c = s.start()
 	c.waitLog("another process makes its backfill", 30*time.Second)

@@ -35,9 +35,15 @@ func (s *scenario) readCommitted() []record {
 // nothing was repeated.
 func (s *scenario) verifyOnce() report {
 	s.t.Helper()
+	return s.verifyRowsOnce(s.rows())
+}
+
+// verifyRowsOnce is verifyOnce for rows that the caller knows.
+func (s *scenario) verifyRowsOnce(rows map[string]row) report {
+	s.t.Helper()
 	records := s.readCommitted()
 	s.verifyPositions(records)
-	r := s.verifyRecords(records, s.rows(), nil)
+	r := s.verifyRecords(records, rows, nil)
 	if r.repeated != 0 || r.records != r.committed {
 		s.t.Errorf("not exactly once: %+v", r)
 	}
@@ -384,6 +390,56 @@ func TestExactlyOnceRefusedByKafka(t *testing.T) {
 	c.failsWith(1, "poison event", `"701"`, s.topic+".t0", "INVALID_RECORD")
 	if n := len(s.readCommitted()); n != 700 {
 		t.Errorf("%d events are committed, want the 700 before the refused one", n)
+	}
+}
+
+// The position in Kafka is refused like any other that the slot contradicts. With
+// --accept-gap the next one begins at the slot, in Kafka too: what lies between is
+// skipped, and each event after it is there once, also when the process is killed.
+func TestExactlyOnceAcceptGap(t *testing.T) {
+	for name, test := range map[string]struct {
+		harm func(s *scenario)
+		says string
+	}{
+		"slot dropped":                {func(s *scenario) { s.dropSlot() }, "the replication slot is gone"},
+		"slot dropped and made again": {func(s *scenario) { s.dropSlot(); s.makeSlot() }, "confirmed beyond the stored position"},
+		"slot advanced by hand":       {func(s *scenario) { s.advanceSlot() }, "confirmed beyond the stored position"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := exactlyOnce(newScenario(t, nil, nil))
+			c := s.startStreaming()
+			s.events(1, 10)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			s.checkpointOnce()
+			stored := s.confirmed()
+			s.events(11, 20)
+			test.harm(s)
+			s.start().failsWith(3, "position refused", test.says, "--accept-gap")
+			if n := len(s.readCommitted()); n != 10 {
+				t.Errorf("%d events are committed after the refused start, want 10", n)
+			}
+
+			c = s.startStreaming("--accept-gap")
+			s.events(21, 30)
+			s.waitConfirmed(30 * time.Second)
+			c.kill()
+			s.checkpointOnce()
+			if n := c.count(`,"from":"` + stored.String() + `",`); n != 1 || c.count("are skipped (--accept-gap)") != 1 {
+				t.Errorf("it does not say, once, that it skips what is after %s:\n%s", stored, c.tail(20))
+			}
+			// The accepted position is the stored one now.
+			c = s.startStreaming()
+			s.events(31, 40)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			s.checkpointOnce()
+			rows := s.rows()
+			for n := 11; n <= 20; n++ {
+				delete(rows, fmt.Sprint(n))
+			}
+			s.verifyRowsOnce(rows)
+		})
 	}
 }
 

@@ -111,6 +111,36 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// Records in Debezium's form say so as well when they are published again.
+func TestReplayInDebeziumsForm(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.extra = "value: {format: debezium, headers: debezium, debezium: {context: shop}}\ndelivery: {confirm_interval: 1h}"
+	c := s.startStreaming()
+	s.events(1, 10)
+	s.waitArrived(10)
+	first := make(map[string]record)
+	for _, r := range s.read() {
+		first[r.header("id")] = r
+	}
+	if code, stdout, stderr := s.replay(); code != 0 || !strings.HasPrefix(stdout, "published 10 events of 1 transaction ") {
+		t.Fatalf("exit %d, %q, %s", code, stdout, stderr)
+	}
+	again := 0
+	for _, r := range s.read() {
+		f := first[r.header("id")]
+		if f.partition == r.partition && f.offset == r.offset {
+			continue
+		}
+		if again++; !same(f, r) {
+			t.Errorf("not the same again: %v %s %v", r, r.value, r.headers)
+		}
+	}
+	if len(first) != 10 || again != 10 {
+		t.Errorf("%d records, and %d of them again, want 10", len(first), again)
+	}
+	c.stop()
+}
+
 // end is the last position that a replay printed.
 func (s *scenario) end(stdout string) string {
 	fields := strings.Fields(stdout)

@@ -20,9 +20,24 @@ const (
 	NoHeaders                             // not even those from columns
 )
 
-// describe writes the headers, in the order that consumers are promised. A NULL
-// gives no header.
+// describe writes the headers, in the order that consumers are promised. What is
+// not of the style comes last.
 func (r *Router) describe(ev *decoder.Event, m *Message) error {
+	if err := r.styleHeaders(ev, m); err != nil {
+		return err
+	}
+	if r.contentType != nil && !IsTombstone(ev, r.rules.EmptyIsTombstone) {
+		m.header(contentType, r.contentType)
+	}
+	if r.rules.Replayed {
+		m.header("replayed", trueText)
+	}
+	return nil
+}
+
+// styleHeaders writes the style's own headers, and behind them those from columns.
+// A NULL gives no header, but with ConnectHeaders.
+func (r *Router) styleHeaders(ev *decoder.Event, m *Message) error {
 	rules := &r.rules
 	switch rules.Style {
 	case PlainHeaders:
@@ -35,22 +50,14 @@ func (r *Router) describe(ev *decoder.Event, m *Message) error {
 		m.field(ev, "id", decoder.ID)
 	case ConnectHeaders:
 		return r.connectHeaders(ev, m)
+	case NoHeaders:
+		return nil
 	}
-	if rules.Style != NoHeaders {
-		for i := range rules.Headers {
-			m.field(ev, rules.Headers[i].Key, rules.Headers[i].Field)
-		}
-		if f := rules.HeadersColumn; f != decoder.NoField && ev.Values[f] != nil {
-			if err := m.members(ev.Values[f]); err != nil {
-				return err
-			}
-		}
+	for i := range rules.Headers {
+		m.field(ev, rules.Headers[i].Key, rules.Headers[i].Field)
 	}
-	if r.contentType != nil && !IsTombstone(ev, rules.EmptyIsTombstone) {
-		m.header(contentType, r.contentType)
-	}
-	if rules.Replayed {
-		m.header("replayed", trueText)
+	if f := rules.HeadersColumn; f != decoder.NoField && ev.Values[f] != nil {
+		return m.members(ev.Values[f])
 	}
 	return nil
 }

@@ -225,6 +225,42 @@ func TestNoHeaders(t *testing.T) {
 	}
 }
 
+// A record that is published again says so in its last header, whatever its style,
+// and otherwise is what it was.
+func TestReplayedHeader(t *testing.T) {
+	for name, change := range map[string]func(*Rules){
+		"plain":                    func(*Rules) {},
+		"cloudevents, binary mode": func(r *Rules) { r.Style = CloudEventsHeaders },
+		"cloudevents":              func(r *Rules) { r.Style, r.ContentType = DebeziumHeaders, "application/cloudevents+json" },
+		"debezium":                 func(r *Rules) { r.Style = DebeziumHeaders },
+		"connect":                  func(r *Rules) { r.Style, r.Context = ConnectHeaders, "shop" },
+		"connect, json":            func(r *Rules) { r.Style, r.HeaderForm = ConnectHeaders, ConnectJSONKey },
+		"connect, json_schema":     func(r *Rules) { r.Style, r.HeaderForm = ConnectHeaders, ConnectJSONSchemaKey },
+		"none":                     func(r *Rules) { r.Style, r.Headers = NoHeaders, nil },
+	} {
+		rules := plain
+		rules.Headers = []ColumnHeader{{"tenant", tenant}}
+		change(&rules)
+		for payload, ev := range map[string]*decoder.Event{"a value": event(), "a tombstone": event(without(decoder.Payload))} {
+			var first, again Message
+			rules.Replayed = false
+			if err := mustNew(t, rules).Route(ev, &first); err != nil {
+				t.Fatal(err)
+			}
+			rules.Replayed = true
+			if err := mustNew(t, rules).Route(ev, &again); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := headers(&again), append(headers(&first), "replayed=true"); !slices.Equal(got, want) {
+				t.Errorf("%s, %s:\ngot  %q\nwant %q", name, payload, got, want)
+			}
+			if len(again.Headers) > MaxHeaders+len(rules.Headers) {
+				t.Errorf("%s: %d headers, more than MaxHeaders and those of columns", name, len(again.Headers))
+			}
+		}
+	}
+}
+
 // The position is the message's own: the next event does not change it.
 func TestPositionsOfTwoMessages(t *testing.T) {
 	r := mustNew(t, plain)

@@ -153,7 +153,7 @@ func (b *filling) run(ctx, hurry context.Context, snapshot *replication.Snapshot
 	}
 	switch {
 	case b.sink.Err() != nil:
-		return b.giveUpSink()
+		return b.deliveryFailed()
 	case errors.Is(err, ErrPoison):
 		b.deliver(hurry)
 		var advised *replication.Error
@@ -204,12 +204,11 @@ func (b *filling) deliver(hurry context.Context) bool {
 	return false
 }
 
-// giveUpSink ends a sink that failed; the backfill begins anew with another.
-func (b *filling) giveUpSink() error {
+// deliveryFailed ends the sink; the backfill begins anew with another.
+func (b *filling) deliveryFailed() error {
 	b.tracker.Fail()
 	err := b.sink.Err()
-	b.sink.Close()
-	b.p.sink = nil
+	b.p.closeSink()
 	if errors.Is(err, sink.ErrUndeliverable) {
 		return fmt.Errorf("%w: %w", ErrPoison, err)
 	}

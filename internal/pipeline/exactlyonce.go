@@ -110,17 +110,13 @@ func (e *exactlyOnce) Save(ctx context.Context, at offsets.Position) error {
 // take replaces the sink by one that has the transactional id.
 func (e *exactlyOnce) take(ctx context.Context) error {
 	p := e.p
-	if p.sink != nil {
-		p.sink.Close()
-		p.sink = nil
-	}
+	p.closeSink()
 	p.published, e.claimDue = decoder.Position{}, true
 	if err := p.openSink(); err != nil {
 		return err
 	}
 	if err := p.sink.Fence(ctx); err != nil {
-		p.sink.Close()
-		p.sink = nil
+		p.closeSink()
 		return &sink.FailedError{Err: err}
 	}
 	return nil

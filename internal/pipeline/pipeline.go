@@ -113,11 +113,7 @@ var ErrUnclean = errors.New("stopped before everything was acknowledged and conf
 // Run streams until ctx ends, and then drains. hurry ends the drain. Transient
 // faults are retried without end; an error that is returned needs an operator.
 func (p *Pipeline) Run(ctx context.Context, hurry context.Context) error {
-	defer func() {
-		if p.sink != nil {
-			p.sink.Close()
-		}
-	}()
+	defer p.closeSink()
 	go p.watchSlot(ctx)
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
@@ -275,6 +271,15 @@ func (p *Pipeline) openSink() (err error) {
 	return err
 }
 
+// closeSink ends the sink, if there is one, with what is in flight in it. The next
+// session begins with a new one.
+func (p *Pipeline) closeSink() {
+	if p.sink != nil {
+		p.sink.Close()
+		p.sink = nil
+	}
+}
+
 // attributes are what the catalog says of each field's column.
 func attributes(t decoder.Table, catalog replication.Catalog) []router.Attribute {
 	a := make([]router.Attribute, len(t.Columns))
@@ -312,21 +317,15 @@ func (p *Pipeline) connect(ctx context.Context) (*replication.Stream, error) {
 	return stream, nil
 }
 
+// start decides where to go on, and streams from there.
 func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replication.Stream, error) {
 	if err := conn.EndStale(ctx, p.backend); err != nil {
 		return nil, err
 	}
-	// A slot is made only where no position is stored.
-	server, err := conn.Prepare(ctx, p.loaded && p.known == nil)
-	if err == nil && server.Slot == nil && !p.loaded {
-		if err = p.load(ctx); err == nil {
-			server, err = conn.Prepare(ctx, p.known == nil)
-		}
-	}
+	server, err := p.prepare(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
 	if p.exactly != nil && server.Slot != nil && (p.shared || p.sink == nil) {
 		if server.Slot.Active {
 			p.shared, p.exactly.claimed = true, false
@@ -338,32 +337,13 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		p.shared = true // the position may be another than we know
 	}
 	start, err := p.resume(ctx, conn, &server)
-	if errors.Is(err, offsets.ErrSlotAhead) && p.o.Store != nil && !p.shared {
-		// While we were cut off another process had the slot, and has given it
-		// back: the store knows how far it came.
-		p.shared = true
-		start, err = p.resume(ctx, conn, &server)
-	}
-	var gap *offsets.Gap
+	var gap offsets.Gap
 	var refused *offsets.RefusedError
-	switch {
-	case errors.Is(err, offsets.ErrSlotAhead) && server.Slot.Active:
-		// Another process has taken over while we were cut off.
-		p.shared = true
-		return nil, replication.SlotInUse(fmt.Errorf("it was confirmed up to %s meanwhile", server.Slot.ConfirmedFlush))
-	case errors.As(err, &refused) && p.o.AcceptGap:
-		if server.Slot == nil {
-			if server.Slot, err = conn.MakeSlot(ctx); err != nil {
-				return nil, err
-			}
-			server.FlushLSN = max(server.FlushLSN, server.Slot.ConfirmedFlush)
-		}
-		if err := offsets.Usable(server.Slot); err != nil {
-			return nil, err
-		}
-		accepted := offsets.AcceptGap(p.known, server)
-		gap, start = &accepted, accepted.Start
-	case err != nil:
+	if errors.As(err, &refused) && p.o.AcceptGap {
+		gap, err = p.acceptGap(ctx, conn, &server)
+		start = gap.Start
+	}
+	if err != nil {
 		return nil, err
 	}
 	if p.exactly != nil && p.sink == nil {
@@ -372,25 +352,20 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 			return nil, err
 		}
 	}
-	if from := p.o.From; from != 0 {
-		window, err := offsets.WindowOf(server)
-		if err == nil {
-			err = window.Contains(from)
-		}
-		if err != nil {
+	if p.o.From != 0 {
+		if err := p.startFrom(server, start); err != nil {
 			return nil, err
 		}
-		p.log.Warn().Stringer("stored", start).Stringer("from", from).Msg("starting where --from-lsn says instead of at the stored position")
-		start, p.published = from, decoder.Position{}
+		start = p.o.From
 	}
 	known := offsets.Position{SystemID: server.SystemID, Timeline: server.Timeline, Slot: p.o.Source.Slot, LSN: start}
-	if gap == nil && p.o.From == 0 && p.known != nil {
+	if refused == nil && p.o.From == 0 && p.known != nil {
 		known.Inside, known.Past = p.known.Inside, p.known.Past
 	}
 	changed := p.known == nil || *p.known != known || p.exactly != nil && p.exactly.claimDue
 	p.known = &known // also if the next step fails: from here on a slot that vanishes is not replaced
-	if gap != nil {
-		p.logGap(refused, *gap)
+	if refused != nil {
+		p.logGap(refused, gap)
 		p.published = decoder.Position{}
 	}
 	confirmed := start
@@ -409,7 +384,9 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 		defer cancel()
 		if err := p.o.Store.Save(saving, known); err != nil {
 			stream.Close()
-			p.giveUpSink()
+			if p.exactly != nil {
+				p.closeSink() // its transaction can be lost
+			}
 			return nil, fmt.Errorf("store position %s: %w", known, err)
 		}
 	}
@@ -418,9 +395,41 @@ func (p *Pipeline) start(ctx context.Context, conn *replication.Conn) (*replicat
 	return stream, nil
 }
 
-// resume asks what is stored, if another process may have written it, and decides
-// where to go on.
+// prepare sees to the publication and the slot, and says what the server is. A slot
+// is made only where no position is stored.
+func (p *Pipeline) prepare(ctx context.Context, conn *replication.Conn) (offsets.Server, error) {
+	server, err := conn.Prepare(ctx, p.loaded && p.known == nil)
+	if err == nil && server.Slot == nil && !p.loaded {
+		if err = p.load(ctx); err == nil {
+			server, err = conn.Prepare(ctx, p.known == nil)
+		}
+	}
+	if err == nil {
+		p.catalog, p.keeps = conn.Catalog(), conn.Keeps()
+	}
+	return server, err
+}
+
+// resume decides where to go on, if what is known can be trusted.
 func (p *Pipeline) resume(ctx context.Context, conn *replication.Conn, server *offsets.Server) (pglogrepl.LSN, error) {
+	start, err := p.resumeKnown(ctx, conn, server)
+	if errors.Is(err, offsets.ErrSlotAhead) && p.o.Store != nil && !p.shared {
+		// While we were cut off another process had the slot, and has given it
+		// back: the store knows how far it came.
+		p.shared = true
+		start, err = p.resumeKnown(ctx, conn, server)
+	}
+	if errors.Is(err, offsets.ErrSlotAhead) && server.Slot.Active {
+		// Another process has taken over while we were cut off.
+		p.shared = true
+		return 0, replication.SlotInUse(fmt.Errorf("it was confirmed up to %s meanwhile", server.Slot.ConfirmedFlush))
+	}
+	return start, err
+}
+
+// resumeKnown asks what is stored, if another process may have written it, and
+// decides by that.
+func (p *Pipeline) resumeKnown(ctx context.Context, conn *replication.Conn, server *offsets.Server) (pglogrepl.LSN, error) {
 	if p.shared && server.Slot != nil {
 		// Read after the slot and before the end of the WAL: another process
 		// that confirms meanwhile stores a position before the slot has it and
@@ -434,6 +443,36 @@ func (p *Pipeline) resume(ctx context.Context, conn *replication.Conn, server *o
 		}
 	}
 	return offsets.Resume(p.known, *server)
+}
+
+// acceptGap decides where to go on although the position is refused. It makes the
+// slot if that is gone.
+func (p *Pipeline) acceptGap(ctx context.Context, conn *replication.Conn, server *offsets.Server) (gap offsets.Gap, err error) {
+	if server.Slot == nil {
+		if server.Slot, err = conn.MakeSlot(ctx); err != nil {
+			return gap, err
+		}
+		server.FlushLSN = max(server.FlushLSN, server.Slot.ConfirmedFlush)
+	}
+	if err := offsets.Usable(server.Slot); err != nil {
+		return gap, err
+	}
+	return offsets.AcceptGap(p.known, *server), nil
+}
+
+// startFrom lets the events from --from-lsn on be published, also those that were
+// before, or refuses that position.
+func (p *Pipeline) startFrom(server offsets.Server, stored pglogrepl.LSN) error {
+	window, err := offsets.WindowOf(server)
+	if err == nil {
+		err = window.Contains(p.o.From)
+	}
+	if err != nil {
+		return err
+	}
+	p.log.Warn().Stringer("stored", stored).Stringer("from", p.o.From).Msg("starting where --from-lsn says instead of at the stored position")
+	p.published = decoder.Position{}
+	return nil
 }
 
 // logGap says what is given up with a refused position. known is the new one.
@@ -451,15 +490,6 @@ func (p *Pipeline) logGap(refused error, gap offsets.Gap) {
 
 // storeTimeout bounds a save while nothing else goes on.
 const storeTimeout = 10 * time.Second
-
-// giveUpSink makes the next session begin with a new sink, if the one there is
-// can have lost its transaction.
-func (p *Pipeline) giveUpSink() {
-	if p.exactly != nil && p.sink != nil {
-		p.sink.Close()
-		p.sink = nil
-	}
-}
 
 // load makes known what the store holds: nil when there is nothing or no store.
 func (p *Pipeline) load(ctx context.Context) error {

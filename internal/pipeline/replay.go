@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"sync"
 
 	"github.com/jackc/pglogrepl"
 
 	"outboxd/decoder"
 	"outboxd/internal/replication"
 	"outboxd/offsets"
-	"outboxd/router"
-	"outboxd/sink"
 )
 
 // Replay publishes the events of a past window once more.
@@ -33,8 +31,11 @@ type Replayed struct {
 // Replay reads the window from a temporary copy of the slot and publishes its
 // events, beside a connector that runs and without touching its slot or position.
 // It returns when Kafka has acknowledged all of them; what it returns with an
-// error was sent, and may have arrived.
+// error was sent, and may have arrived. The pipeline is of no further use.
 func (p *Pipeline) Replay(ctx context.Context, r Replay) (Replayed, error) {
+	// The transactional id is the connector's, which would lose it.
+	p.exactly, p.o.Sink.TransactionalID = nil, ""
+	p.o.Rules.Replayed = true
 	conn, err := replication.Connect(ctx, p.o.Source)
 	if err != nil {
 		return Replayed{}, err
@@ -45,17 +46,17 @@ func (p *Pipeline) Replay(ctx context.Context, r Replay) (Replayed, error) {
 		return Replayed{}, err
 	}
 	defer stream.Close()
-	stop := context.AfterFunc(ctx, func() { stream.Interrupt(context.Cause(ctx)) })
-	defer stop()
-	rp, err := p.newReplaying(conn.Catalog(), stream, done, r.DryRun)
+	p.catalog = conn.Catalog()
+	s, err := p.stages()
 	if err != nil {
 		return Replayed{}, err
 	}
-	defer rp.sink.Close()
-	if err := rp.run(ctx); err != nil {
-		return rp.done, err
-	}
-	return rp.done, rp.settle(ctx)
+	defer p.closeSink()
+	s.stream, s.blocks = stream, stream
+	s.tracker = offsets.NewTracker(done.From) // it only tells when everything is acknowledged
+	rp := &replaying{session: s, dryRun: r.DryRun, done: done}
+	err = rp.run(ctx)
+	return rp.done, err
 }
 
 func (p *Pipeline) startReplay(ctx context.Context, conn *replication.Conn, r Replay) (Replayed, *replication.Stream, error) {
@@ -68,14 +69,8 @@ func (p *Pipeline) startReplay(ctx context.Context, conn *replication.Conn, r Re
 	if err != nil {
 		return Replayed{}, nil, err
 	}
-	done := Replayed{From: r.From, To: r.To}
-	if done.From == 0 {
-		done.From = window.From
-	}
-	if done.To == 0 {
-		done.To = window.To
-	}
-	if err := errors.Join(window.Contains(done.From), window.Contains(done.To)); err != nil {
+	done, err := r.within(window)
+	if err != nil {
 		return Replayed{}, nil, err
 	}
 	// From the slot's own position, which is the end of a transaction; what comes
@@ -84,49 +79,57 @@ func (p *Pipeline) startReplay(ctx context.Context, conn *replication.Conn, r Re
 	return done, stream, err
 }
 
-// replaying is a replay under way. It belongs to one goroutine.
-type replaying struct {
-	p       *Pipeline
-	stream  *replication.Stream
-	decoder *decoder.Decoder
-	router  *router.Router
-	sink    *sink.Kafka
-	tracker *offsets.Tracker // only tells when everything is acknowledged
-	dryRun  bool
+// within is what the replay has to do in what the server can decode.
+func (r Replay) within(window offsets.Window) (Replayed, error) {
+	done := Replayed{From: r.From, To: r.To}
+	if done.From == 0 {
+		done.From = window.From
+	}
+	if done.To == 0 {
+		done.To = window.To
+	}
+	return done, errors.Join(window.Contains(done.From), window.Contains(done.To))
+}
 
-	tx      *offsets.Transaction
+// replaying is a session that reads a past window and confirms nothing.
+type replaying struct {
+	*session
+	dryRun  bool
 	commit  pglogrepl.LSN // of the open transaction
-	counted bool
+	counted bool          // the open transaction is in done
 	done    Replayed
 }
 
-func (p *Pipeline) newReplaying(catalog replication.Catalog, stream *replication.Stream, done Replayed, dryRun bool) (*replaying, error) {
-	rules, table, kafka := p.o.Rules, p.o.Table, p.o.Sink
-	kafka.TransactionalID = "" // the connector's, which it would take away
-	rules.Replayed, rules.Source = true, source(catalog.Database, table)
-	rules.Attributes = attributes(table, catalog)
-	table.Domains, kafka.Value.Source = catalog.Domains, rules.Source
-	if kafka.Value.Connect != nil {
-		kafka.Value.Connect.Attributes = rules.Attributes
+// run publishes the window and waits until Kafka has acknowledged all of it.
+func (r *replaying) run(ctx context.Context) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	inner, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+			r.stream.Interrupt(context.Cause(ctx))
+		case <-r.sink.Failed():
+			r.stream.Interrupt(r.sink.Err())
+		case <-inner.Done():
+		}
+	})
+	background.Go(func() { r.watch(inner) })
+	if err := r.readAll(); err != nil {
+		return err
 	}
-	rt, err := router.New(rules)
-	if err != nil {
-		return nil, err
+	select {
+	case <-r.tracker.Drained():
+	case <-r.sink.Failed():
+	case <-ctx.Done():
+		return fmt.Errorf("stopped; %d events were sent and not acknowledged", r.sink.InFlight())
 	}
-	k, err := sink.New(kafka)
-	if err != nil {
-		return nil, err
-	}
-	return &replaying{
-		p: p, stream: stream, dryRun: dryRun, done: done,
-		decoder: decoder.New(table), router: rt, sink: k,
-		tracker: offsets.NewTracker(done.From),
-	}, nil
+	return r.sink.Err()
 }
 
-// run reads up to the end of the window.
-func (r *replaying) run(ctx context.Context) error {
-	defer r.interruptOnFailure()()
+// readAll reads up to the end of the window.
+func (r *replaying) readAll() error {
 	for {
 		frame, err := r.stream.Next()
 		if err != nil {
@@ -154,7 +157,7 @@ func (r *replaying) run(ctx context.Context) error {
 			}
 			ev := r.decoder.Event()
 			if err == nil {
-				err = r.publish(ev)
+				err = r.again(ev)
 			}
 			if err != nil {
 				return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
@@ -166,20 +169,8 @@ func (r *replaying) run(ctx context.Context) error {
 	}
 }
 
-// interruptOnFailure ends reading when a delivery fails.
-func (r *replaying) interruptOnFailure() (stop func()) {
-	inner, cancel := context.WithCancel(context.Background())
-	go func() {
-		select {
-		case <-r.sink.Failed():
-			r.stream.Interrupt(r.sink.Err())
-		case <-inner.Done():
-		}
-	}()
-	return cancel
-}
-
-func (r *replaying) publish(ev *decoder.Event) error {
+// again routes one event, counts it and, but in a dry run, sends it.
+func (r *replaying) again(ev *decoder.Event) error {
 	d := r.sink.Next()
 	if err := r.router.Route(ev, &d.Message); err != nil {
 		return err
@@ -197,28 +188,5 @@ func (r *replaying) publish(ev *decoder.Event) error {
 		r.sink.Return(d)
 		return nil
 	}
-	block := r.stream.Block()
-	block.Retain()
-	r.tx = r.tx.Add(offsets.Event(ev.Position))
-	d.Receipt, d.Memory = r.tx, block
-	return r.sink.Send(ev, d)
-}
-
-// settle waits for Kafka's acknowledgements. Until they come it says why not.
-func (r *replaying) settle(ctx context.Context) error {
-	drained := r.tracker.Drained()
-	for {
-		select {
-		case <-drained:
-			return r.sink.Err()
-		case <-r.sink.Failed():
-			return r.sink.Err()
-		case <-ctx.Done():
-			return fmt.Errorf("stopped; %d events were sent and not acknowledged", r.sink.InFlight())
-		case <-time.After(stallAfter):
-			if waiting := r.sink.Waiting(); waiting > stallAfter {
-				r.p.log.Warn().AnErr("cause", r.sink.Diagnose(ctx)).Stringer("for", waiting.Round(time.Second)).Msg("Kafka acknowledges nothing; waiting")
-			}
-		}
-	}
+	return r.send(ev, d)
 }

@@ -194,13 +194,7 @@ func (s *session) publish(ev *decoder.Event) error {
 		s.sink.Return(d)
 		return nil // discarded by a rule
 	}
-	block := s.blocks.Block()
-	block.Retain()
-	s.tx = s.tx.Add(offsets.Event(ev.Position))
-	d.Receipt, d.Memory = s.tx, block
-	if err := s.sink.Send(ev, d); err != nil {
-		s.tx.Withdraw()
-		block.Release(0)
+	if err := s.send(ev, d); err != nil {
 		if errors.Is(err, sink.ErrSchemaRefused) {
 			return &replication.Error{
 				Err:  fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err),
@@ -214,6 +208,21 @@ func (s *session) publish(ev *decoder.Event) error {
 	}
 	s.p.published = ev.Position
 	return nil
+}
+
+// send hands a routed event to the sink. Its memory is kept, and its transaction
+// open, until Kafka has acknowledged it.
+func (s *session) send(ev *decoder.Event, d *sink.Delivery) error {
+	block := s.blocks.Block()
+	block.Retain()
+	s.tx = s.tx.Add(offsets.Event(ev.Position))
+	d.Receipt, d.Memory = s.tx, block
+	err := s.sink.Send(ev, d)
+	if err != nil {
+		s.tx.Withdraw()
+		block.Release(0)
+	}
+	return err
 }
 
 // poison is the one place that decides what becomes of an event that can never
@@ -309,8 +318,7 @@ func (s *session) sinkFailed() error {
 // abandon ends the sink with what is in flight in it.
 func (s *session) abandon() {
 	s.tracker.Fail()
-	s.sink.Close()
-	s.p.sink = nil
+	s.p.closeSink()
 	if s.p.exactly == nil {
 		s.finalCommit(context.Background())
 	}
@@ -360,7 +368,7 @@ func (s *session) uncommitted(err error) error {
 	if s.sink.Err() != nil {
 		return s.sinkFailed()
 	}
-	s.p.giveUpSink()
+	s.p.closeSink()
 	return err
 }
 
