@@ -84,7 +84,7 @@ func (r *Router) connectHeader(ev *decoder.Event, key string, f decoder.Field, m
 	case r.rules.HeaderForm == ConnectJSONKey || r.rules.HeaderForm == ConnectJSONSchemaKey:
 		v, err = r.connectJSON(ev, f, r.rules.HeaderForm, m)
 	case v != nil:
-		v, err = ConnectText(v, ev.Types[f], r.rules.attribute(f), &m.scratch)
+		v, err = ConnectText(v, ev.Types[f], r.rules.Attributes.Of(f), &m.scratch)
 	}
 	if err != nil {
 		return fmt.Errorf("its header %q: %w", key, err)

@@ -174,7 +174,7 @@ func (r *Router) key(ev *decoder.Event, f decoder.Field, m *Message) (err error)
 		m.Key = v
 		return nil
 	case form == ConnectKey:
-		m.Key, err = ConnectText(v, typ, r.rules.attribute(f), &m.scratch)
+		m.Key, err = ConnectText(v, typ, r.rules.Attributes.Of(f), &m.scratch)
 		return err
 	}
 	m.Key, err = r.connectJSON(ev, f, form, m)
@@ -183,7 +183,7 @@ func (r *Router) key(ev *decoder.Event, f decoder.Field, m *Message) (err error)
 
 // connectJSON returns a column as Connect's JsonConverter writes it.
 func (r *Router) connectJSON(ev *decoder.Event, f decoder.Field, form KeyForm, m *Message) (_ []byte, err error) {
-	v, typ, attribute := ev.Values[f], ev.Types[f], r.rules.attribute(f)
+	v, typ, attribute := ev.Values[f], ev.Types[f], r.rules.Attributes.Of(f)
 	b := m.scratch
 	if form == ConnectJSONSchemaKey {
 		b = append(b, `{"schema":`...)
@@ -202,8 +202,6 @@ func (r *Router) connectJSON(ev *decoder.Event, f decoder.Field, form KeyForm, m
 	m.scratch = b
 	return b[n:len(b):len(b)], nil
 }
-
-func (r *Rules) attribute(f decoder.Field) Attribute { return r.Attributes.Of(f) }
 
 // name is how a field is called in messages.
 func (r *Rules) name(f decoder.Field) string {

@@ -9,10 +9,13 @@ import (
 )
 
 // debeziumContestants are the real Debezium on Kafka Connect, as an expert would
-// tune it. Its rate counts from its first record: the JVM's start is not held
+// tune it, for throughput or for latency, and as it comes. Its rate counts from its first record: the JVM's start is not held
 // against it.
 func debeziumContestants() []contestant {
-	return []contestant{{"Debezium 3.7, tuned", runDebezium(debezium.TunedThroughput()), startDebezium(debezium.TunedLatency())}}
+	return []contestant{
+		{"Debezium 3.7, tuned", runDebezium(debezium.TunedThroughput()), startDebezium(debezium.TunedLatency())},
+		{"Debezium 3.7, defaults", runDebezium(debezium.Default()), startDebezium(debezium.Default())},
+	}
 }
 
 func (b *bench) debeziumOptions(t target, profile debezium.Profile) debezium.Options {

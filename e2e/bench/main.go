@@ -66,6 +66,7 @@ type bench struct {
 	kafka    *testbed.Kafka
 	registry *testbed.Registry // for the scenario with formats
 	counter  int
+	warm     bool // the broker has taken a catch-up before
 }
 
 func (b *bench) run(ctx context.Context, only string) error {

@@ -160,7 +160,7 @@ func (r *replaying) readAll() error {
 				err = r.again(ev)
 			}
 			if err != nil {
-				return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
+				return fmt.Errorf("event id %.200q at position %s: %w", ev.Values[decoder.ID], ev.Position, err)
 			}
 		case decoder.Commit:
 			r.tx.Commit(r.decoder.CommitEnd())

@@ -197,12 +197,12 @@ func (s *session) publish(ev *decoder.Event) error {
 	if err := s.send(ev, d); err != nil {
 		if errors.Is(err, sink.ErrSchemaRefused) {
 			return &replication.Error{
-				Err:  fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err),
+				Err:  fmt.Errorf("event id %.200q at position %s: %w", ev.Values[decoder.ID], ev.Position, err),
 				Hint: "nothing after it is confirmed; mend the subject in the registry, or name another with value.avro.subject, and start again",
 			}
 		}
 		if !errors.Is(err, sink.ErrUndeliverable) {
-			return fmt.Errorf("event id %q at position %s: %w", clip(ev.Values[decoder.ID]), ev.Position, err)
+			return fmt.Errorf("event id %.200q at position %s: %w", ev.Values[decoder.ID], ev.Position, err)
 		}
 		return s.poison(ev, err)
 	}
@@ -229,20 +229,13 @@ func (s *session) send(ev *decoder.Event, d *sink.Delivery) error {
 // be delivered as it is: it stops the run, and is never confirmed past.
 func (s *session) poison(ev *decoder.Event, err error) error {
 	return &replication.Error{
-		Err:  fmt.Errorf("%w: event id %q at position %s: %w", ErrPoison, clip(ev.Values[decoder.ID]), ev.Position, err),
+		Err:  fmt.Errorf("%w: event id %.200q at position %s: %w", ErrPoison, ev.Values[decoder.ID], ev.Position, err),
 		Hint: poisonHint,
 	}
 }
 
 const poisonHint = "nothing after it is confirmed; mend the cause and start again, or move the slot past its transaction with " +
 	"pg_replication_slot_advance when it may be lost"
-
-func clip(b []byte) []byte {
-	if len(b) > 200 {
-		return b[:200]
-	}
-	return b
-}
 
 // confirm takes the newest safe position to the store and to PostgreSQL, every
 // so often.
