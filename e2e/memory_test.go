@@ -33,7 +33,7 @@ func TestMemoryOfEnvelopes(t *testing.T) {
 		}
 		return "the server has sent up to " + sent, still > 30
 	})
-	if rss := c.peakRSS(); rss > 80<<20 && !raceEnabled {
+	if rss := c.peakRSS(); rss > 64<<20 && !raceEnabled {
 		t.Errorf("%d MiB in memory with max_buffered 32MiB", rss>>20)
 	} else {
 		t.Logf("%d MiB in memory", rss>>20)

@@ -147,8 +147,8 @@ func TestLargeTransaction(t *testing.T) {
 	rss := c.peakRSS()
 	c.stop()
 	t.Logf("peak memory %d MiB", rss>>20)
-	if rss > 128<<20 && !raceEnabled {
-		t.Errorf("peak memory %d MiB, want at most 128", rss>>20)
+	if rss > 64<<20 && !raceEnabled {
+		t.Errorf("peak memory %d MiB, want at most 64", rss>>20)
 	}
 	if r := s.verify(); r.committed != 300_000 {
 		t.Errorf("%+v", r)
