@@ -83,12 +83,13 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	for r := range b.runs {
 		for i, c := range contestants {
 			t := target{database: database, slot: slots[i*b.runs+r], topic: fmt.Sprintf("%s.c%d.r%d.placed", database, i, r), events: events}
+			before := machineTime()
 			res, err := b.drain(ctx, c, t)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			results[i] = append(results[i], res)
-			b.printf("run %d  %-34s %s  (load %s)\n", r+1, c.name, res.line(events), loadAverage())
+			b.printf("run %d  %-34s %s  (%s)\n", r+1, c.name, res.line(events), before.conditions())
 		}
 	}
 	return b.show(s, summaries(contestants, results, events))
@@ -160,12 +161,13 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 	var half time.Duration
 	seen, changed := int64(0), time.Now()
 	for {
+		// A topic just made has no leader yet.
+		n := seen
 		ends, err := admin.ListEndOffsets(ctx, t.topic)
-		if err != nil {
-			return res, err
+		if err == nil {
+			n = 0
+			ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
 		}
-		n := int64(0)
-		ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
 		since := time.Since(started)
 		if n > 0 && res.first == 0 {
 			res.first = since
@@ -180,7 +182,7 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 		if n != seen {
 			seen, changed = n, time.Now()
 		} else if time.Since(changed) > time.Minute {
-			return res, errors.New("nothing arrives any more")
+			return res, errors.Join(errors.New("nothing arrives any more"), err)
 		}
 		select {
 		case <-ctx.Done():
@@ -323,4 +325,32 @@ func loadAverage() string {
 		return "unknown"
 	}
 	return strings.Fields(string(b))[0]
+}
+
+// busy is the machine's processor time since its start, and what of it a
+// hypervisor gave to other machines (proc_stat(5)).
+type busy struct{ all, stolen float64 }
+
+func machineTime() (t busy) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return t
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	for i, field := range strings.Fields(line)[1:] {
+		n, _ := strconv.ParseFloat(field, 64)
+		if i < 8 { // what follows is in user time already
+			t.all += n
+		}
+		if i == 7 {
+			t.stolen = n
+		}
+	}
+	return t
+}
+
+// conditions says how disturbed a run was.
+func (before busy) conditions() string {
+	now := machineTime()
+	return fmt.Sprintf("load %s, %.0f%% stolen", loadAverage(), 100*(now.stolen-before.stolen)/max(1, now.all-before.all))
 }

@@ -38,13 +38,14 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 		}
 		for r := range b.runs {
 			for i, c := range contestants {
+				before := machineTime()
 				res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
 				if err != nil {
 					return fmt.Errorf("%s: %w", c.name, err)
 				}
 				results[i] = append(results[i], res)
-				b.printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (load %s)\n", r+1, c.name,
-					ms(res.p50), ms(res.p99), ms(res.max), res.cpu.Seconds(), res.rate, loadAverage())
+				b.printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (%s)\n", r+1, c.name,
+					ms(res.p50), ms(res.p99), ms(res.max), res.cpu.Seconds(), res.rate, before.conditions())
 			}
 		}
 		panels := []panel{{title: "median, ms"}, {title: "99th percentile, ms"}, {title: "CPU seconds a minute"}}
