@@ -37,8 +37,9 @@ func readable(conn net.Conn) func() int {
 }
 
 // near is a round trip up to which the buffer is small: with a longer one it
-// would bound the throughput, to a buffer a round trip.
-const near = 2 * time.Millisecond
+// would bound the throughput, to a buffer a round trip. It is the shortest round trip
+// that counts, since the average one waits for a processor too.
+const near = 500 * time.Microsecond
 
 // narrow makes the receive buffer of a connection to a near server small. It is
 // called before much has arrived.
@@ -53,7 +54,7 @@ func narrow(conn net.Conn) error {
 		if info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); failed != nil {
 			return
 		}
-		if time.Duration(info.Rtt)*time.Microsecond < near {
+		if time.Duration(info.Min_rtt)*time.Microsecond < near {
 			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 		}
 	}); err != nil {
