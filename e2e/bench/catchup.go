@@ -22,6 +22,7 @@ import (
 type target struct {
 	database, slot, topic string // topic: the whole name of the only topic
 	events                int
+	distant               bool // behind the bench's line
 }
 
 // result is one run.
@@ -74,7 +75,7 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	if !b.warm {
 		// The broker's code is not compiled yet when it starts, which costs it
 		// several times more: that is not the first contestant's.
-		if _, err := b.drain(ctx, contestants[0], target{database: database, slot: warm, topic: database + ".warm.placed", events: events}); err != nil {
+		if _, err := b.drain(ctx, contestants[0], target{database: database, slot: warm, topic: database + ".warm.placed", events: events, distant: s.roundTrip > 0}); err != nil {
 			return fmt.Errorf("warm-up: %w", err)
 		}
 		b.warm = true
@@ -82,7 +83,7 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	results := make([][]result, len(contestants))
 	for r := range b.runs {
 		for i, c := range contestants {
-			t := target{database: database, slot: slots[i*b.runs+r], topic: fmt.Sprintf("%s.c%d.r%d.placed", database, i, r), events: events}
+			t := target{database: database, slot: slots[i*b.runs+r], topic: fmt.Sprintf("%s.c%d.r%d.placed", database, i, r), events: events, distant: s.roundTrip > 0}
 			before := machineTime()
 			res, err := b.drain(ctx, c, t)
 			if err != nil {

@@ -115,7 +115,7 @@ kafka: {brokers: ["%s"]}
 route: {topic: "%s{type}"}
 http: {listen: ""}
 %s
-`, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), extra)
+`, b.dsn(t), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), extra)
 	return exec.Command(binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
 }
 
@@ -146,7 +146,7 @@ func (b *bench) bareCommand(t target, flags ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	args := append([]string{"bare"}, flags...)
-	return exec.Command(self, append(args, b.postgres.DSN(t.database), t.slot, b.kafka.Brokers()[0], t.topic, strconv.Itoa(t.events))...), nil
+	return exec.Command(self, append(args, b.dsn(t), t.slot, b.kafka.Brokers()[0], t.topic, strconv.Itoa(t.events))...), nil
 }
 
 // process is a contestant of ours.
@@ -173,7 +173,7 @@ func (b *bench) measure(ctx context.Context, t target, cmd *exec.Cmd) (result, e
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := b.launch(cmd, t); err != nil {
 		return result{}, err
 	}
 	res, err := b.arrival(ctx, t, started)
@@ -197,7 +197,7 @@ func (b *bench) measureAlone(ctx context.Context, t target, cmd *exec.Cmd) (res 
 	started := time.Now()
 	var stdout bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
-	if err := cmd.Start(); err != nil {
+	if err := b.launch(cmd, t); err != nil {
 		return res, err
 	}
 	done := make(chan error, 1)

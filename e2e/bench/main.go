@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"outboxd/e2e/bench/distance"
 	"outboxd/internal/testbed"
 )
 
@@ -65,6 +66,7 @@ type bench struct {
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
 	registry *testbed.Registry // for the scenario with formats
+	line     *distance.Line    // for the scenario with distances
 	counter  int
 	warm     bool // the broker has taken a catch-up before
 }
@@ -86,9 +88,19 @@ func (b *bench) run(ctx context.Context, only string) error {
 			return fmt.Errorf("build outboxd: %w\n%s", err, out)
 		}
 	}
-	if b.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{Version: b.version, Settings: map[string]string{
+	settings := map[string]string{
 		"max_wal_size": "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "autovacuum": "off", "track_commit_timestamp": "on",
-	}}); err != nil {
+	}
+	distant := slices.ContainsFunc(chosen, func(s scenario) bool { return s.name == "distance" })
+	if distant {
+		// Before PostgreSQL, which listens on it.
+		if b.line, err = distance.Open(); err != nil {
+			return err
+		}
+		defer b.line.Close()
+		settings["listen_addresses"] = "127.0.0.1," + distance.Near
+	}
+	if b.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{Version: b.version, Settings: settings}); err != nil {
 		return err
 	}
 	defer b.postgres.Close()
@@ -98,7 +110,11 @@ func (b *bench) run(ctx context.Context, only string) error {
 		return err
 	}
 	defer b.kafka.Close()
-
+	if distant {
+		if err := b.connectLine(ctx); err != nil {
+			return err
+		}
+	}
 	if slices.ContainsFunc(chosen, func(s scenario) bool { return s.name == "formats" }) {
 		if b.registry, err = testbed.StartRegistry(ctx); err != nil {
 			return err

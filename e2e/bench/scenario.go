@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -15,9 +17,10 @@ type scenario struct {
 	run         func(context.Context, *bench, scenario) error
 	rowsPerTx   int
 	// A catch-up's rows.
-	payload int
-	share   float64 // of -events
-	foreign int     // rows of another table for each event
+	payload   int
+	share     float64       // of -events
+	foreign   int           // rows of another table for each event
+	roundTrip time.Duration // of the line to PostgreSQL; 0 for none
 	// contestants; nil for all programs.
 	contestants func(*bench) []contestant
 }
@@ -35,6 +38,7 @@ var scenarios = []scenario{
 	{name: "large", title: "catch-up, one transaction", run: catchUp, rowsPerTx: 1 << 30, payload: 300, share: 0.5},
 	{name: "wide", title: "catch-up, 100-row transactions, 2 KB payloads", run: catchUp, rowsPerTx: 100, payload: 2000, share: 0.3},
 	{name: "foreign", title: "catch-up, the outbox is 1% of the rows written", run: catchUp, rowsPerTx: 10, payload: 300, share: 0.02, foreign: 99},
+	{name: "distance", title: "catch-up, PostgreSQL some milliseconds away", run: distances, payload: 300, contestants: (*bench).distant},
 	{name: "reading", title: "ways to read, one-row transactions, no Kafka", run: catchUp, rowsPerTx: 1, payload: 300, share: 0.3, contestants: (*bench).readers},
 	{name: "formats", title: "catch-up, each form of value, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).formats},
@@ -57,7 +61,7 @@ func scenarioNames() []string {
 
 func chooseScenarios(only string) ([]scenario, error) {
 	if only == "" {
-		return scenarios, nil
+		return slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return s.name == "distance" && os.Geteuid() != 0 }), nil
 	}
 	var chosen []scenario
 	for name := range strings.SplitSeq(only, ",") {

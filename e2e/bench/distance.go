@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"outboxd/e2e/bench/distance"
+)
+
+// distances are catch-ups with a line between PostgreSQL and the contestants.
+// PostgreSQL itself listens at its near end: a relay would read eagerly, and be
+// what is measured. Kafka is reached through one, without a delay: how the
+// contestants read is the question here.
+func distances(ctx context.Context, b *bench, s scenario) error {
+	for _, roundTrip := range []time.Duration{time.Millisecond, 10 * time.Millisecond} {
+		b.line.SetRoundTrip(roundTrip)
+		s.roundTrip = roundTrip
+		for _, rows := range []struct {
+			name  string
+			perTx int
+			share float64
+		}{{"one", 1, 0.5}, {"hundred", 100, 1}} {
+			s.rowsPerTx, s.share = rows.perTx, rows.share
+			s.name = fmt.Sprintf("distance-%s-%s", roundTrip, rows.name)
+			s.title = fmt.Sprintf("catch-up, PostgreSQL %s away, transactions of rows: %d, 300-byte payloads", roundTrip, rows.perTx)
+			if err := catchUp(ctx, b, s); err != nil {
+				return err
+			}
+			if err := b.line.Err(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// distant returns the contestants whose way to read makes the difference.
+func (b *bench) distant() []contestant {
+	all := []contestant{
+		b.outboxd("outboxd", b.binary, ""),
+		{"bare reader, eager", runBare("-deliver", "-eager"), nil},
+		{"bare reader, socket left full", runBare("-deliver"), nil},
+	}
+	for _, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
+		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
+	}
+	return b.kept(all)
+}
+
+// connectLine lets PostgreSQL take connections from the line, and leads those to
+// Kafka's address at its far end to Kafka.
+func (b *bench) connectLine(ctx context.Context) error {
+	hba, err := os.OpenFile(filepath.Join(b.postgres.DataDir(), "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	rules := "host all all " + distance.Network + " trust\nhost replication all " + distance.Network + " trust\n"
+	if _, err := hba.WriteString(rules); err != nil {
+		return err
+	}
+	if err := hba.Close(); err != nil {
+		return err
+	}
+	if _, err := b.postgres.QueryValue(ctx, "postgres", "SELECT pg_reload_conf()"); err != nil {
+		return err
+	}
+	broker := b.kafka.Brokers()[0]
+	listener, err := b.line.Listen(broker)
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go relay(conn, broker)
+		}
+	}()
+	return nil
+}
+
+// relay copies both ways until either side ends.
+func relay(client net.Conn, address string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	ended := make(chan struct{}, 2)
+	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+		go func() {
+			_, _ = io.Copy(way[1], way[0])
+			ended <- struct{}{}
+		}()
+	}
+	<-ended
+}
+
+// dsn leads to the target's database from where the contestant is.
+func (b *bench) dsn(t target) string {
+	dsn := b.postgres.DSN(t.database)
+	if t.distant {
+		return strings.Replace(dsn, "127.0.0.1", distance.Near, 1)
+	}
+	return dsn
+}
+
+// launch starts a contestant where it belongs.
+func (b *bench) launch(cmd *exec.Cmd, t target) error {
+	if t.distant {
+		return b.line.Start(cmd)
+	}
+	return cmd.Start()
+}
