@@ -17,8 +17,12 @@ import (
 // distances are catch-ups with a line between PostgreSQL and the contestants.
 // PostgreSQL itself listens at its near end: a relay would read eagerly, and be
 // what is measured. Kafka is reached through one, without a delay: how the
-// contestants read is the question here.
+// contestants read is the question here. What the kernel does with the packets costs
+// this machine CPU time that two machines would share.
 func distances(ctx context.Context, b *bench, s scenario) error {
+	if control, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control"); err == nil {
+		b.printf("\nTCP's congestion control: %s", control)
+	}
 	for _, roundTrip := range []time.Duration{time.Millisecond, 10 * time.Millisecond} {
 		b.line.SetRoundTrip(roundTrip)
 		s.roundTrip = roundTrip

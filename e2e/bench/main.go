@@ -5,6 +5,7 @@
 //	go run ./e2e/bench                     outboxd and the bare readers
 //	go run ./e2e/bench -debezium           also Debezium on Kafka Connect
 //	go run ./e2e/bench -only hundred -runs 5
+//	go run ./e2e/bench -only distance      PostgreSQL 1 and 10 ms away; as root, on Linux
 package main
 
 import (
