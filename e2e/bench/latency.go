@@ -37,7 +37,9 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 			return fmt.Errorf("warm-up: %w", err)
 		}
 		for r := range b.runs {
-			for i, c := range contestants {
+			for n := range contestants {
+				i := (n + r) % len(contestants)
+				c := contestants[i]
 				before := machineTime()
 				res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
 				if err != nil {
