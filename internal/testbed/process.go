@@ -104,8 +104,9 @@ func (p *process) kill() error {
 	return p.wait(ctx)
 }
 
-// startLimit bounds a start whose context has no deadline of its own.
-const startLimit = 2 * time.Minute
+// startLimit bounds a start: a JVM has taken more than two minutes to its first word
+// on a machine whose processors were given to others.
+const startLimit = 4 * time.Minute
 
 // waitReady calls probe until it succeeds, the process ends, or ctx does.
 func waitReady(ctx context.Context, name string, p *process, logFile string, probe func(context.Context) error) error {

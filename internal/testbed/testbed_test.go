@@ -37,7 +37,7 @@ func limit(t *testing.T) context.Context {
 	if runtime.GOOS != "linux" {
 		t.Skip("servers are for Linux only")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
