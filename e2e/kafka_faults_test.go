@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kadm"
 
 	"outboxd/internal/testbed"
 )
@@ -147,11 +144,7 @@ func TestTopicMissing(t *testing.T) {
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) SELECT 'a' || i % 7, 't0', jsonb_build_object('n', i) FROM generate_series(1, 100) i`)
 	c.waitLog(fmt.Sprintf(`topic \"%s.t0\" does not exist`, s.topic), 60*time.Second)
-	client := s.client()
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(context.Background(), 2, 1, nil, s.topic+".t0"); err != nil {
-		t.Fatal(err)
-	}
+	s.createTopicOf("t0", 2)
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
 	s.verify()

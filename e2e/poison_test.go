@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // An event that can never be delivered as it is stops the connector: what comes
@@ -187,11 +189,20 @@ func (s *scenario) admin() *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-func (s *scenario) createTopic(suffix string) {
+func (s *scenario) createTopic(suffix string) { s.createTopicOf(suffix, 3) }
+
+// createTopicOf makes a topic of so many partitions. A broker that missed a heartbeat,
+// on a machine that is too busy, is none for a moment.
+func (s *scenario) createTopicOf(suffix string, partitions int32) {
 	s.t.Helper()
-	if _, err := s.admin().CreateTopic(context.Background(), 3, 1, nil, s.topic+"."+suffix); err != nil {
-		s.t.Fatal(err)
-	}
+	admin := s.admin()
+	waitFor(s.t, 60*time.Second, func() (string, bool) {
+		_, err := admin.CreateTopic(context.Background(), partitions, 1, nil, s.topic+"."+suffix)
+		if err != nil && !errors.Is(err, kerr.InvalidReplicationFactor) {
+			s.t.Fatal(err)
+		}
+		return "no broker for topic " + suffix, err == nil
+	})
 }
 
 // setMaxMessageBytes returns when the broker itself says so.
