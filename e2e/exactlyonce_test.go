@@ -377,13 +377,9 @@ func TestExactlyOncePoison(t *testing.T) {
 func TestExactlyOnceRefusedByKafka(t *testing.T) {
 	s := exactlyOnce(newScenario(t, nil, nil))
 	s.env = append(s.env, "OUTBOXD_ROUTE_KEY=none")
-	client := s.client()
-	defer client.Close()
 	// A compacted topic takes no record without a key.
 	compact := "compact"
-	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, map[string]*string{"cleanup.policy": &compact}, s.topic+".t0"); err != nil {
-		t.Fatal(err)
-	}
+	s.createTopic(s.topic+".t0", 1, map[string]*string{"cleanup.policy": &compact})
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
 		SELECT 'k', CASE i WHEN 701 THEN 't0' ELSE 't1' END, jsonb_build_object('n', i) FROM generate_series(1, 1000) i`)
@@ -397,14 +393,7 @@ func TestExactlyOnceRefusedByKafka(t *testing.T) {
 // --accept-gap the next one begins at the slot, in Kafka too: what lies between is
 // skipped, and each event after it is there once, also when the process is killed.
 func TestExactlyOnceAcceptGap(t *testing.T) {
-	for name, test := range map[string]struct {
-		harm func(s *scenario)
-		says string
-	}{
-		"slot dropped":                {func(s *scenario) { s.dropSlot() }, "the replication slot is gone"},
-		"slot dropped and made again": {func(s *scenario) { s.dropSlot(); s.makeSlot() }, "confirmed beyond the stored position"},
-		"slot advanced by hand":       {func(s *scenario) { s.advanceSlot() }, "confirmed beyond the stored position"},
-	} {
+	for name, test := range slotHarms {
 		t.Run(name, func(t *testing.T) {
 			s := exactlyOnce(newScenario(t, nil, nil))
 			c := s.startStreaming()

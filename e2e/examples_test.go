@@ -28,7 +28,7 @@ func TestExamples(t *testing.T) {
 	s.route = fmt.Sprintf(`{topic: %s.orders}`, s.topic)
 	s.extra = "delivery: {confirm_interval: 30s}" // so that every kill repeats much
 	s.startStreaming().stop()
-	s.createTopic("orders")
+	s.createTopic(s.topic+".orders", 3, nil)
 
 	consumers := []*exampleConsumer{{s: s, name: "position", handle: handleByPosition, next: map[int32]int64{}},
 		{s: s, name: "inbox", handle: handleByID, next: map[int32]int64{}}}

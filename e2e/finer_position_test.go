@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -76,12 +75,10 @@ func TestPositionTopicMisused(t *testing.T) {
 				s := newScenario(t, nil, nil)
 				topic := s.topic + "-positions"
 				s.extra = fmt.Sprintf("delivery: {guarantee: %s, store: kafka, topic: %s}", guarantee, topic)
-				client := s.client()
-				defer client.Close()
-				if _, err := kadm.NewClient(client).CreateTopic(context.Background(), test.partitions, 1, test.configs, topic); err != nil {
-					t.Fatal(err)
-				}
+				s.createTopic(topic, test.partitions, test.configs)
 				if test.record != "" {
+					client := s.client()
+					defer client.Close()
 					r := &kgo.Record{Topic: topic, Key: []byte(s.slotName), Value: []byte(test.record)}
 					if err := client.ProduceSync(context.Background(), r).FirstErr(); err != nil {
 						t.Fatal(err)

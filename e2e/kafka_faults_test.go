@@ -144,7 +144,7 @@ func TestTopicMissing(t *testing.T) {
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) SELECT 'a' || i % 7, 't0', jsonb_build_object('n', i) FROM generate_series(1, 100) i`)
 	c.waitLog(fmt.Sprintf(`topic \"%s.t0\" does not exist`, s.topic), 60*time.Second)
-	s.createTopicOf("t0", 2)
+	s.createTopic(s.topic+".t0", 2, nil)
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
 	s.verify()

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,9 +12,7 @@ import (
 func TestPartitionOfKey(t *testing.T) {
 	const partitions = 7
 	s := newScenario(t, nil, nil)
-	if _, err := s.admin().CreateTopic(context.Background(), partitions, 1, nil, s.topic+".t0"); err != nil {
-		t.Fatal(err)
-	}
+	s.createTopic(s.topic+".t0", partitions, nil)
 	keys := []string{"", " ", "a", "ab", "abc", "abcd", "ключ", "鍵", "clé", "🔑", "\u00ff\u0080", "line\nbreak", strings.Repeat("long ", 500)}
 	for key := range javaMurmur2 {
 		keys = append(keys, key)

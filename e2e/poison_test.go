@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // An event that can never be delivered as it is stops the connector: what comes
@@ -67,7 +65,7 @@ func TestPoisonEvent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScenario(t, nil, nil)
-			s.createTopic("t0")
+			s.createTopic(s.topic+".t0", 3, nil)
 			s.setMaxMessageBytes("t0", 50_000)
 			s.env = test.env
 			c := s.startStreaming()
@@ -179,30 +177,6 @@ func TestPoisonEventBehindBacklog(t *testing.T) {
 	if r := s.verifyRows(rows, nil); r.records != 10_000 {
 		t.Errorf("%+v", r)
 	}
-}
-
-// admin returns a client for the administration of the scenario's Kafka.
-func (s *scenario) admin() *kadm.Client {
-	s.t.Helper()
-	client := s.client()
-	s.t.Cleanup(client.Close)
-	return kadm.NewClient(client)
-}
-
-func (s *scenario) createTopic(suffix string) { s.createTopicOf(suffix, 3) }
-
-// createTopicOf makes a topic of so many partitions. A broker that missed a heartbeat,
-// on a machine that is too busy, is none for a moment.
-func (s *scenario) createTopicOf(suffix string, partitions int32) {
-	s.t.Helper()
-	admin := s.admin()
-	waitFor(s.t, 60*time.Second, func() (string, bool) {
-		_, err := admin.CreateTopic(context.Background(), partitions, 1, nil, s.topic+"."+suffix)
-		if err != nil && !errors.Is(err, kerr.InvalidReplicationFactor) {
-			s.t.Fatal(err)
-		}
-		return "no broker for topic " + suffix, err == nil
-	})
 }
 
 // setMaxMessageBytes returns when the broker itself says so.

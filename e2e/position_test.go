@@ -137,17 +137,21 @@ func TestStoredPositionRefused(t *testing.T) {
 	}
 }
 
+// slotHarms are what may happen to a slot behind the connector's back, and what it
+// says when its own position shows that.
+var slotHarms = map[string]struct {
+	harm func(s *scenario)
+	says string
+}{
+	"slot dropped":                {(*scenario).dropSlot, "the replication slot is gone"},
+	"slot dropped and made again": {func(s *scenario) { s.dropSlot(); s.makeSlot() }, "confirmed beyond the stored position"},
+	"slot advanced by hand":       {(*scenario).advanceSlot, "confirmed beyond the stored position"},
+}
+
 // The slot changes under a connector that keeps no position besides it, while
 // the connection is away: what it confirmed itself is enough to see that.
 func TestSlotChangesBetweenConnections(t *testing.T) {
-	for name, test := range map[string]struct {
-		harm func(s *scenario)
-		says string
-	}{
-		"dropped":          {func(s *scenario) { s.dropSlot() }, "the replication slot is gone"},
-		"dropped and made": {func(s *scenario) { s.dropSlot(); s.makeSlot() }, "confirmed beyond the stored position"},
-		"advanced by hand": {func(s *scenario) { s.advanceSlot() }, "confirmed beyond the stored position"},
-	} {
+	for name, test := range slotHarms {
 		t.Run(name, func(t *testing.T) {
 			s := newScenario(t, nil, nil)
 			proxy, err := testbed.NewProxy(s.postgres.Addr())

@@ -147,9 +147,7 @@ func TestCreateTopics(t *testing.T) {
 	c = s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 61}')`)
 	c.waitLog("route.create_topics", 60*time.Second)
-	if _, err := admin.CreateTopic(t.Context(), 1, 1, nil, s.topic+".new-t0"); err != nil {
-		t.Fatal(err)
-	}
+	s.createTopic(s.topic+".new-t0", 1, nil)
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
 	if n := s.arrived(); n != 61 {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -80,6 +82,28 @@ func (s *scenario) client(opts ...kgo.Opt) *kgo.Client {
 		s.t.Fatal(err)
 	}
 	return client
+}
+
+// admin returns a client for the administration of the scenario's Kafka.
+func (s *scenario) admin() *kadm.Client {
+	s.t.Helper()
+	client := s.client()
+	s.t.Cleanup(client.Close)
+	return kadm.NewClient(client)
+}
+
+// createTopic makes a topic, whose whole name is given. A broker that missed a
+// heartbeat, on a machine that is too busy, is none for a moment.
+func (s *scenario) createTopic(topic string, partitions int32, configs map[string]*string) {
+	s.t.Helper()
+	admin := s.admin()
+	waitFor(s.t, 60*time.Second, func() (string, bool) {
+		_, err := admin.CreateTopic(context.Background(), partitions, 1, configs, topic)
+		if err != nil && !errors.Is(err, kerr.InvalidReplicationFactor) {
+			s.t.Fatal(err)
+		}
+		return "no broker for topic " + topic, err == nil
+	})
 }
 
 // ends are the end offsets of the scenario's topics.
