@@ -51,53 +51,69 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	if _, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", base); err != nil {
 		return err
 	}
-	var slots []string
+	slots := []string{base}
+	defer func() { dropSlots(context.WithoutCancel(ctx), conn, slots) }()
+	// Every run has a slot of its own, also the one that warms up.
+	name := func(contestant, run int) string { return fmt.Sprintf("%s_%d_%d", database, contestant, run) }
 	for i := range contestants {
 		for r := range b.runs {
-			slot := fmt.Sprintf("%s_%d_%d", database, i, r)
-			slots = append(slots, slot)
-			if _, err := conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2)", base, slot); err != nil {
-				return err
-			}
+			slots = append(slots, name(i, r))
 		}
 	}
-	warm := database + "_warm"
-	if _, err := conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2)", base, warm); err != nil {
-		return err
+	if !b.warm {
+		slots = append(slots, name(0, b.runs))
 	}
-	defer dropSlots(context.WithoutCancel(ctx), conn, append(slots, base, warm))
+	for _, slot := range slots[1:] {
+		if _, err := conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2)", base, slot); err != nil {
+			return err
+		}
+	}
 	events, err := s.fill(ctx, conn, b.events)
 	if err != nil {
 		return err
 	}
 	b.printf("\n## %s: %d events\n\n", s.title, events)
 
+	to := func(contestant, run int) target {
+		slot := name(contestant, run)
+		return target{database: database, slot: slot, topic: slot + ".placed", events: events, distant: s.roundTrip > 0}
+	}
 	if !b.warm {
 		// The broker's code is not compiled yet when it starts, which costs it
 		// several times more: that is not the first contestant's.
-		if _, err := b.drain(ctx, contestants[0], target{database: database, slot: warm, topic: database + ".warm.placed", events: events, distant: s.roundTrip > 0}); err != nil {
+		if _, err := b.drain(ctx, contestants[0], to(0, b.runs)); err != nil {
 			return fmt.Errorf("warm-up: %w", err)
 		}
 		b.warm = true
 	}
-	results := make([][]result, len(contestants))
-	for r := range b.runs {
-		for n := range contestants {
-			// Each round begins with another: who comes after one that leaves much to
-			// tidy up for the servers is at a disadvantage.
-			i := (n + r) % len(contestants)
-			c := contestants[i]
-			t := target{database: database, slot: slots[i*b.runs+r], topic: fmt.Sprintf("%s.c%d.r%d.placed", database, i, r), events: events, distant: s.roundTrip > 0}
-			before := machineTime()
-			res, err := b.drain(ctx, c, t)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			results[i] = append(results[i], res)
-			b.printf("run %d  %-34s %s  (%s)\n", r+1, c.name, res.line(events), before.conditions())
-		}
+	results, err := inTurns(b, contestants, func(c contestant, i, r int) (result, string, error) {
+		res, err := b.drain(ctx, c, to(i, r))
+		return res, res.line(events), err
+	})
+	if err != nil {
+		return err
 	}
 	return b.show(s, summaries(contestants, results, events))
+}
+
+// inTurns runs every contestant as often as the bench is to, prints a line for each
+// run, and returns the results by contestant. Each round begins with another: who
+// comes after one that leaves much to tidy up for the servers is at a disadvantage.
+func inTurns[R any](b *bench, contestants []contestant, run func(c contestant, i, r int) (R, string, error)) ([][]R, error) {
+	results := make([][]R, len(contestants))
+	for r := range b.runs {
+		for n := range contestants {
+			i := (n + r) % len(contestants)
+			before := machineTime()
+			res, line, err := run(contestants[i], i, r)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", contestants[i].name, err)
+			}
+			results[i] = append(results[i], res)
+			b.printf("run %d  %-34s %s  (%s)\n", r+1, contestants[i].name, line, before.conditions())
+		}
+	}
+	return results, nil
 }
 
 // drain lets a contestant fill a topic that exists only meanwhile.

@@ -32,20 +32,25 @@ type runner interface {
 
 // contestants returns outboxd first.
 func (b *bench) contestants() []contestant {
-	all := []contestant{
-		b.outboxd("outboxd", b.binary, ""),
+	all := append(b.binaries(), []contestant{
 		{"bare reader, socket left full", runBare("-deliver"), nil},
 		{"the same with outboxd's headers", runBare("-deliver", "-headers"), nil},
 		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
 		{"bare eager reader, no Kafka", runBare("-eager"), nil},
-	}
-	for i, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
-		all = slices.Insert(all, 1+i, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
-	}
+	}...)
 	if b.debezium {
 		all = append(all, debeziumContestants()...)
 	}
 	return b.kept(all)
+}
+
+// binaries returns this program, and those that are to be measured beside it.
+func (b *bench) binaries() []contestant {
+	all := []contestant{b.outboxd("outboxd", b.binary, "")}
+	for _, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
+		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
+	}
+	return all
 }
 
 // readers returns readers that throw everything away, with different receive

@@ -47,15 +47,10 @@ func distances(ctx context.Context, b *bench, s scenario) error {
 
 // distant returns the contestants whose way to read makes the difference.
 func (b *bench) distant() []contestant {
-	all := []contestant{
-		b.outboxd("outboxd", b.binary, ""),
+	return b.kept(append(b.binaries(), []contestant{
 		{"bare reader, eager", runBare("-deliver", "-eager"), nil},
 		{"bare reader, socket left full", runBare("-deliver"), nil},
-	}
-	for _, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
-		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
-	}
-	return b.kept(all)
+	}...))
 }
 
 // connectLine lets PostgreSQL take connections from the line, and leads those to

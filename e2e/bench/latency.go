@@ -26,29 +26,25 @@ type spread struct {
 	rate          float64       // events a second that were really written
 }
 
+func (s spread) line() string {
+	return fmt.Sprintf("p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s", ms(s.p50), ms(s.p99), ms(s.max), s.cpu.Seconds(), s.rate)
+}
+
 // latency measures a steady load of so many events a second.
 func latency(rate int) func(context.Context, *bench, scenario) error {
 	return func(ctx context.Context, b *bench, s scenario) error {
 		b.printf("\n## %s\n\n", s.title)
 		contestants := slices.DeleteFunc(s.who(b), func(c contestant) bool { return c.start == nil })
-		results := make([][]spread, len(contestants))
 		// The servers' own first minute is not the contestants'.
 		if _, err := b.latencyRun(ctx, contestants[0], rate, s.rowsPerTx); err != nil {
 			return fmt.Errorf("warm-up: %w", err)
 		}
-		for r := range b.runs {
-			for n := range contestants {
-				i := (n + r) % len(contestants)
-				c := contestants[i]
-				before := machineTime()
-				res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
-				if err != nil {
-					return fmt.Errorf("%s: %w", c.name, err)
-				}
-				results[i] = append(results[i], res)
-				b.printf("run %d  %-34s p50 %6.2f ms  p99 %7.2f ms  max %7.1f ms  CPU %5.1f s/min  at %.0f/s  (%s)\n", r+1, c.name,
-					ms(res.p50), ms(res.p99), ms(res.max), res.cpu.Seconds(), res.rate, before.conditions())
-			}
+		results, err := inTurns(b, contestants, func(c contestant, _, _ int) (spread, string, error) {
+			res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
+			return res, res.line(), err
+		})
+		if err != nil {
+			return err
 		}
 		panels := []panel{{title: "median, ms"}, {title: "99th percentile, ms"}, {title: "CPU seconds a minute"}}
 		b.printf("\n| contestant | p50 | p99 (min–max) | CPU s a minute |\n|---|---|---|---|\n")
