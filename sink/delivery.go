@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -35,6 +36,7 @@ type Delivery struct {
 	// what Memory was told that it takes.
 	value   []byte
 	charged int
+	slab    *slab
 }
 
 // Receipt is told of an acknowledgement, from the Kafka client's goroutine.
@@ -68,49 +70,70 @@ func (d *Delivery) recycle() {
 	}
 }
 
-// spares hands used deliveries from the client's goroutine back to the one that
-// sends, a slab at a time, and those that came back last first: they are the
-// likeliest to be in the processor's caches still. Taking all that came back would
-// go round through as many as were ever in flight at once.
+// spares hands out deliveries in the order in which they lie in memory, and takes
+// them back a slab at a time, which is used again when all of it has come back:
+// the processor then reads ahead, where deliveries that are used again one by one,
+// in the order of the acknowledgements, each cost it several waits for memory. The
+// slab that came back last is used first: it is the likeliest to be in the caches
+// still.
 type spares struct {
 	mu       sync.Mutex
-	returned []*Delivery
+	returned []*slab
 
-	// Of the sending goroutine. most is the most headers that a
-	// message had, up to router.MaxHeaders.
-	taken []*Delivery
-	most  int
+	// Of the sending goroutine. next is the first delivery of current that is not
+	// handed out; most is the most headers that a message had, up to
+	// router.MaxHeaders.
+	current *slab
+	next    int
+	most    int
 }
 
-// slab is how many deliveries are handed back, or allocated, at once.
-const slab = 64
+// slab is a piece of deliveries that are allocated, and come back, together.
+type slab struct {
+	deliveries [slabSize]Delivery
+	out        atomic.Int32 // how many are still to come back
+}
+
+const slabSize = 64
 
 func (s *spares) get(ctx context.Context) *Delivery {
-	if len(s.taken) == 0 {
-		s.mu.Lock()
-		rest := max(0, len(s.returned)-slab)
-		s.taken = append(s.taken, s.returned[rest:]...)
-		s.returned = s.returned[:rest]
-		s.mu.Unlock()
+	if s.current == nil || s.next == slabSize {
+		s.current, s.next = s.take(ctx), 0
 	}
-	if len(s.taken) == 0 {
-		fresh := make([]Delivery, slab)
-		headers := make([]router.Header, slab*s.most)
-		for i := range fresh {
-			fresh[i].Context, fresh[i].Partition = ctx, router.ByKey
-			fresh[i].Headers = headers[i*s.most : i*s.most : (i+1)*s.most]
-			s.taken = append(s.taken, &fresh[i])
-		}
-	}
-	n := len(s.taken) - 1
-	d := s.taken[n]
-	s.taken = s.taken[:n]
+	d := &s.current.deliveries[s.next]
+	s.next++
 	return d
 }
 
+// unget takes back what get returned last.
+func (s *spares) unget() { s.next-- }
+
+func (s *spares) take(ctx context.Context) *slab {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b *slab
+	if n := len(s.returned); n > 0 {
+		b, s.returned = s.returned[n-1], s.returned[:n-1]
+	} else {
+		b = new(slab)
+		headers := make([]router.Header, slabSize*s.most)
+		for i := range b.deliveries {
+			d := &b.deliveries[i]
+			d.Context, d.Partition, d.slab = ctx, router.ByKey, b
+			d.Headers = headers[i*s.most : i*s.most : (i+1)*s.most]
+		}
+	}
+	b.out.Store(slabSize)
+	return b
+}
+
+// put may be called by any goroutine.
 func (s *spares) put(d *Delivery) {
 	d.recycle()
+	if d.slab.out.Add(-1) > 0 {
+		return
+	}
 	s.mu.Lock()
-	s.returned = append(s.returned, d)
+	s.returned = append(s.returned, d.slab)
 	s.mu.Unlock()
 }

@@ -178,8 +178,8 @@ func retryBackoff(tries int) time.Duration {
 // Next returns an empty delivery to fill and Send.
 func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 
-// Return takes back a delivery that is not sent.
-func (k *Kafka) Return(d *Delivery) { k.spares.taken = append(k.spares.taken, d) }
+// Return takes back the delivery that Next returned last, which is not sent.
+func (k *Kafka) Return(*Delivery) { k.spares.unget() }
 
 // Send encodes the event's value and hands the delivery to the client. It does
 // not wait for Kafka, but for the question how large a record a topic takes that

@@ -2,39 +2,52 @@ package sink
 
 import (
 	"context"
-	"slices"
 	"testing"
+	"unsafe"
 )
 
-// Those that came back last are used next, with what room for headers turned out
-// to be needed.
-func TestSparesAreUsedNewestFirst(t *testing.T) {
+// Deliveries are handed out as they lie in memory, and the slab that came back last
+// is used first, with what room for headers turned out to be needed.
+func TestSparesAreUsedInOrder(t *testing.T) {
+	ctx := context.Background()
 	s := &spares{most: 5}
 	var used []*Delivery
-	for range 3 * slab {
-		d := s.get(context.Background())
+	for i := range 3 * slabSize {
+		d := s.get(ctx)
 		if cap(d.Headers) != 5 || len(d.Headers) != 0 {
 			t.Fatalf("a fresh delivery has %d of %d headers", len(d.Headers), cap(d.Headers))
 		}
+		if i%slabSize > 0 && uintptr(unsafe.Pointer(d)) != uintptr(unsafe.Pointer(used[i-1]))+unsafe.Sizeof(*d) {
+			t.Fatalf("number %d does not lie behind the one before", i)
+		}
 		used = append(used, d)
 	}
-	for _, d := range used {
-		s.put(d)
+	// All of the second slab comes back, and then all of the others but one each.
+	for i := range slabSize {
+		s.put(used[2*slabSize-1-i])
 	}
-	for i := range slab {
-		if d := s.get(context.Background()); !slices.Contains(used[2*slab:], d) {
-			t.Fatalf("number %d is not of those that came back last", i)
+	for i := 1; i < slabSize; i++ {
+		s.put(used[i])
+		s.put(used[2*slabSize+i])
+	}
+	for i := range slabSize {
+		if d := s.get(ctx); d != used[slabSize+i] {
+			t.Fatalf("number %d is not that of the slab that came back", i)
 		}
 	}
-	// One that comes back meanwhile is used before the older ones.
-	last := used[2*slab]
-	s.put(last)
-	if d := s.get(context.Background()); d != last {
-		t.Error("an older delivery is used first")
+	s.put(used[0])
+	s.put(used[2*slabSize])
+	if d := s.get(ctx); d != used[2*slabSize] {
+		t.Error("not the slab that came back last")
 	}
-	for range 2*slab - 1 {
-		if d := s.get(context.Background()); !slices.Contains(used, d) {
-			t.Fatal("a new delivery was made although used ones are there")
-		}
+	s.unget()
+	if d := s.get(ctx); d != used[2*slabSize] {
+		t.Error("what was taken back is not handed out again")
+	}
+	for range slabSize - 1 {
+		s.get(ctx)
+	}
+	if d := s.get(ctx); d != used[0] {
+		t.Error("a new slab was made although a used one is there")
 	}
 }
