@@ -37,6 +37,9 @@ type Options struct {
 	Value       Value
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
+	// Backlog is how many bytes of late events are kept together to make larger
+	// batches; 0: none. Transactions do without.
+	Backlog int64
 	// PauseLimit is how long the process may be stopped before the sink gives up
 	// what is buffered, because another process may have taken over. 0: for ever.
 	PauseLimit time.Duration
@@ -63,7 +66,8 @@ type Kafka struct {
 	onAck  func(topic string, committed, acked time.Time)
 	finish func(*kgo.Record, error) // k.finished, bound once
 
-	spares spares
+	spares  spares
+	backlog backlog
 	limits map[string]limit // by topic
 	// partitions is how many partitions topics have, of those that were asked.
 	partitions map[string]int32
@@ -104,6 +108,7 @@ func New(o Options) (*Kafka, error) {
 		topics:     make(map[string]limit),
 	}
 	k.finish = k.finished
+	k.backlog.init(k.produce, o.Backlog)
 	now := time.Now()
 	k.pauses.beat.Store(&now)
 	compression, err := compression(o.Compression)
@@ -219,9 +224,11 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 		k.txn.produce(k, d)
 		return nil
 	}
-	k.client.Produce(k.sending, &d.record, k.finish)
+	k.backlog.send(d)
 	return nil
 }
+
+func (k *Kafka) produce(d *Delivery) { k.client.Produce(k.sending, &d.record, k.finish) }
 
 // finished runs on the client's goroutine, once for each record.
 func (k *Kafka) finished(r *kgo.Record, err error) {
@@ -327,12 +334,18 @@ func (k *Kafka) Waiting() time.Duration {
 // Close gives up what is still in flight. After it nothing more is answered.
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
+	k.backlog.stop(k.discard)
 	k.client.Close()
 	if k.txn != nil {
-		for _, d := range k.txn.queue { // never handed to the client
-			d.Memory.Release(d.charged)
-			k.inFlight.Add(-1)
+		for _, d := range k.txn.queue {
+			k.discard(d)
 		}
 		k.txn.queue = nil
 	}
+}
+
+// discard gives up what was never handed to the client.
+func (k *Kafka) discard(d *Delivery) {
+	d.Memory.Release(d.charged)
+	k.inFlight.Add(-1)
 }

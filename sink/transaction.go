@@ -128,7 +128,7 @@ func (t *transaction) produce(k *Kafka, d *Delivery) {
 		}
 	}
 	t.last = d.position
-	k.client.Produce(k.sending, &d.record, k.finish)
+	k.produce(d)
 }
 
 // Seal closes the transaction for further events: what is sent from here on is

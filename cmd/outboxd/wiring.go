@@ -55,6 +55,7 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 		Log:          log,
 		Status:       st,
 	}
+	o.Sink.Backlog = o.MemoryLimit / 4 // the rest is read, or on its way
 	switch {
 	case cfg.Delivery.Guarantee == "exactly_once":
 		o.Sink.TransactionalID = cfg.Delivery.TransactionalID

@@ -1,0 +1,115 @@
+package sink
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// An event is late when it was committed so long ago, and traffic is heavy
+	// with so many events a second in a window.
+	late        = 50 * time.Millisecond
+	heavy       = 10_000
+	heavyWindow = 10 * time.Millisecond
+	// A late event waits for others for a part of the time that it is late by.
+	waitPart  = 16
+	waitLimit = 50 * time.Millisecond
+	// overhead is what a waiting event takes beside its key and value, roughly.
+	overhead = 1 << 10
+)
+
+// backlog keeps the events of a backlog together for a moment, so that the client
+// makes larger batches: they cost it, the network and the brokers much less.
+// (Measured with 100-row transactions: 1,300 records a batch instead of 300, a
+// seventh less CPU time here and half of the broker's.) The client's own linger
+// would make every event wait; here only those wait that are late already, for a
+// sixteenth of it and at most 50 ms, and only in traffic that makes it worth
+// while. The traffic also bounds what a clock does that is wrong.
+type backlog struct {
+	produce func(*Delivery)
+	limit   int64 // of bytes
+
+	mu      sync.Mutex // also makes sure that nothing overtakes what waits
+	waiting []*Delivery
+	bytes   int64
+	timer   *time.Timer
+
+	// Of the sending goroutine: the events of this window, and whether the last
+	// one had many.
+	since  time.Time
+	events int
+	heavy  bool
+}
+
+func (b *backlog) init(produce func(*Delivery), limit int64) {
+	b.produce, b.limit = produce, limit
+	b.timer = time.AfterFunc(time.Hour, b.release)
+	b.timer.Stop()
+}
+
+// send hands an event to the client, now or later.
+func (b *backlog) send(d *Delivery) {
+	if b.limit == 0 {
+		b.produce(d)
+		return
+	}
+	wait := b.wait(d.committed, time.Now())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting) == 0 {
+		if wait == 0 {
+			b.produce(d)
+			return
+		}
+		b.timer.Reset(wait)
+	}
+	b.waiting = append(b.waiting, d)
+	if b.bytes += overhead + int64(len(d.record.Key)+len(d.record.Value)); b.bytes >= b.limit {
+		b.produceAll()
+	}
+}
+
+// wait returns for how long an event may wait.
+func (b *backlog) wait(committed, now time.Time) time.Duration {
+	b.events++
+	if elapsed := now.Sub(b.since); elapsed >= heavyWindow {
+		b.heavy = float64(b.events)/elapsed.Seconds() >= heavy
+		b.since, b.events = now, 0
+	}
+	lateness := now.Sub(committed)
+	if !b.heavy || lateness < late {
+		return 0
+	}
+	return min(lateness/waitPart, waitLimit)
+}
+
+// release is called by the timer.
+func (b *backlog) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.produceAll()
+}
+
+func (b *backlog) produceAll() {
+	b.timer.Stop()
+	for _, d := range b.waiting {
+		b.produce(d)
+	}
+	b.reset()
+}
+
+func (b *backlog) reset() {
+	clear(b.waiting)
+	b.waiting, b.bytes = b.waiting[:0], 0
+}
+
+// stop gives what still waits to discard instead.
+func (b *backlog) stop(discard func(*Delivery)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.timer.Stop()
+	for _, d := range b.waiting {
+		discard(d)
+	}
+	b.reset()
+}
