@@ -424,9 +424,6 @@ func (c *Conn) Start(ctx context.Context, start, confirmed pglogrepl.LSN, memory
 	if c.timeout > 0 {
 		statusEvery = min(statusEvery, c.timeout/3)
 	}
-	if err := narrow(hijacked.Conn); err != nil {
-		c.o.Log.Debug().Err(err).Msg("the receive buffer was left as it is: streaming may be slower")
-	}
 	s := newStream(hijacked.Conn, memory, statusEvery, confirmed)
 	s.log = c.o.Log
 	if c.timeout > 0 {

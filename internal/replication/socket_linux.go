@@ -36,29 +36,29 @@ func readable(conn net.Conn) func() int {
 	}
 }
 
-// near is a round trip up to which the buffer is small: with a longer one it
-// would bound the throughput, to a buffer a round trip. It is the shortest round trip
-// that counts, since the average one waits for a processor too.
+// near is a round trip up to which the receive buffer is ours to choose: with a
+// longer one it would bound the throughput, to a buffer a round trip. It is the
+// shortest round trip that counts, since the average one waits for a processor too.
 const near = 500 * time.Microsecond
 
-// narrow makes the receive buffer of a connection to a near server small. It is
-// called before much has arrived.
-func narrow(conn net.Conn) error {
+// resizable returns how to set the receive buffer of a connection to a near server,
+// or nil. A buffer that is refused stays as it was.
+func resizable(conn net.Conn) func(bytes int) {
 	raw := rawSocket(conn)
 	if raw == nil {
 		return nil
 	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		var info *unix.TCPInfo
-		if info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); failed != nil {
-			return
-		}
-		if time.Duration(info.Min_rtt)*time.Microsecond < near {
-			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
-		}
-	}); err != nil {
-		return err
+	isNear := false
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		isNear = err == nil && time.Duration(info.Min_rtt)*time.Microsecond < near
+	})
+	if !isNear {
+		return nil
 	}
-	return failed
+	return func(bytes int) {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+		})
+	}
 }

@@ -4,8 +4,8 @@ package replication
 
 import "net"
 
-// narrow does nothing where the round trip cannot be asked for.
-func narrow(net.Conn) error { return nil }
+// resizable is nil where the round trip cannot be asked for.
+func resizable(net.Conn) func(bytes int) { return nil }
 
 // readable is nil where it cannot be asked how much a socket holds.
 func readable(net.Conn) func() int { return nil }

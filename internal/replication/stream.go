@@ -91,7 +91,7 @@ type Frame struct {
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
 	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
-	s.pace.readable = readable(conn)
+	s.pace = newPace(readable(conn), resizable(conn))
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())
@@ -113,7 +113,13 @@ func (s *Stream) Next() (Frame, error) {
 			data := body[5:]
 			if len(data) >= 25 && data[0] == 'w' {
 				s.newest = max(s.newest, binary.BigEndian.Uint64(data[1:]))
-				return Frame{Kind: WALData, Data: data[25:]}, nil
+				message := data[25:]
+				s.pace.sent = int64(binary.BigEndian.Uint64(data[17:]))
+				if len(message) >= 17 && message[0] == 'B' {
+					// Begin: the final position, the time of the commit.
+					s.pace.committed = int64(binary.BigEndian.Uint64(message[9:]))
+				}
+				return Frame{Kind: WALData, Data: message}, nil
 			}
 			if len(data) == 18 && data[0] == 'k' {
 				end := binary.BigEndian.Uint64(data[1:])
