@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -110,7 +111,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 	if err != nil {
 		return res, err
 	}
-	arrivals, arrived, stop, err := b.watch(ctx, t.topic)
+	arrivals, arrived, stop, err := b.watch(ctx, t.topic, int(float64(rate)*(latencyWarmUp+latencyTime).Seconds()))
 	if err != nil {
 		return res, err
 	}
@@ -151,21 +152,21 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 		return res, err
 	}
 	stop()
-	times, err := conn.Query(ctx, `SELECT id::text, pg_xact_commit_timestamp(xmin) FROM outbox`)
+	times, err := conn.Query(ctx, `SELECT id, pg_xact_commit_timestamp(xmin) FROM outbox`)
 	if err != nil {
 		return res, err
 	}
-	var id string
+	var id pgtype.UUID
 	var committed time.Time
 	var delays []time.Duration
 	missing, total := 0, 0
 	if _, err := pgx.ForEachRow(times, []any{&id, &committed}, func() error {
 		total++
-		at, ok := arrivals[id]
+		at, ok := arrivals[id.Bytes]
 		if !ok {
 			missing++
 		} else if committed.After(started.Add(latencyWarmUp)) {
-			delays = append(delays, at.Sub(committed))
+			delays = append(delays, time.Unix(0, at).Sub(committed))
 		}
 		return nil
 	}); err != nil {
@@ -180,26 +181,32 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 	return res, nil
 }
 
-// watch consumes a topic, counts the events that arrive, and notes when. The map
-// may be read after stop.
-func (b *bench) watch(ctx context.Context, topic string) (arrivals map[string]time.Time, arrived *atomic.Int64, stop func(), err error) {
+// arrivals are the times of arrival in Unix nanoseconds by event id. There is
+// nothing in it that the collector would have to follow: it must not take the
+// processors from those who are measured.
+type arrivals map[[16]byte]int64
+
+// watch consumes a topic of so many events, counts those that arrive, and notes
+// when. The map may be read after stop.
+func (b *bench) watch(ctx context.Context, topic string, events int) (seen arrivals, arrived *atomic.Int64, stop func(), err error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	arrivals, arrived = make(map[string]time.Time), new(atomic.Int64)
+	seen, arrived = make(arrivals, events), new(atomic.Int64)
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() {
 		for ctx.Err() == nil {
 			fetches := client.PollFetches(ctx)
-			now := time.Now()
+			now := time.Now().UnixNano()
 			fetches.EachRecord(func(r *kgo.Record) {
+				var id pgtype.UUID
 				for _, h := range r.Headers {
-					if h.Key == "id" {
-						if _, again := arrivals[string(h.Value)]; !again {
-							arrivals[string(h.Value)] = now
+					if h.Key == "id" && id.Scan(string(h.Value)) == nil {
+						if _, again := seen[id.Bytes]; !again {
+							seen[id.Bytes] = now
 							arrived.Add(1)
 						}
 					}
@@ -207,7 +214,7 @@ func (b *bench) watch(ctx context.Context, topic string) (arrivals map[string]ti
 			})
 		}
 	})
-	return arrivals, arrived, func() {
+	return seen, arrived, func() {
 		cancel()
 		done.Wait()
 		client.Close()

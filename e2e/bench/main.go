@@ -72,6 +72,9 @@ type bench struct {
 	warm     bool // the broker has taken a catch-up before
 }
 
+// kafkaJVM are the options that Kafka's own start script gives a broker.
+var kafkaJVM = []string{"-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"}
+
 func (b *bench) run(ctx context.Context, only string) error {
 	chosen, err := chooseScenarios(only)
 	if err != nil {
@@ -112,7 +115,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		return err
 	}
 	defer b.postgres.Close()
-	if b.kafka, err = testbed.StartKafka(ctx, testbed.KafkaOptions{JVM: []string{"-Xmx1g"}, Settings: map[string]string{
+	if b.kafka, err = testbed.StartKafka(ctx, testbed.KafkaOptions{JVM: kafkaJVM, Settings: map[string]string{
 		"log.retention.check.interval.ms": "3600000",
 	}}); err != nil {
 		return err
