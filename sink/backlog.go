@@ -34,8 +34,8 @@ type backlog struct {
 	bytes   int64
 	timer   *time.Timer
 
-	// Of the sending goroutine: the events of this window, and whether the last
-	// one had many.
+	// Of the sending goroutine: the events of this window, which is as long as
+	// events wait, and whether the last one had many.
 	since  time.Time
 	events int
 	heavy  bool
@@ -53,10 +53,11 @@ func (b *backlog) send(d *Delivery) {
 		b.produce(d)
 		return
 	}
-	wait := b.wait(d.committed, time.Now())
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.events++
 	if len(b.waiting) == 0 {
+		wait := b.wait(d.committed, time.Now())
 		if wait == 0 {
 			b.produce(d)
 			return
@@ -71,7 +72,6 @@ func (b *backlog) send(d *Delivery) {
 
 // wait returns for how long an event may wait.
 func (b *backlog) wait(committed, now time.Time) time.Duration {
-	b.events++
 	if elapsed := now.Sub(b.since); elapsed >= heavyWindow {
 		b.heavy = float64(b.events)/elapsed.Seconds() >= heavy
 		b.since, b.events = now, 0

@@ -9,7 +9,7 @@ import (
 // traffic makes a backlog believe that so many events a second were sent up to now,
 // none of them late.
 func traffic(b *backlog, rate int, now time.Time) {
-	b.since, b.events = now.Add(-heavyWindow), rate*int(heavyWindow/time.Millisecond)/1000
+	b.since, b.events = now.Add(-heavyWindow), rate*int(heavyWindow/time.Millisecond)/1000+1
 	b.wait(now, now)
 }
 
