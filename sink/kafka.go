@@ -68,7 +68,7 @@ type Kafka struct {
 
 	spares  spares
 	backlog backlog
-	limits map[string]limit // by topic
+	limits  map[string]limit // by topic
 	// partitions is how many partitions topics have, of those that were asked.
 	partitions map[string]int32
 	// askAfter and partitionsAfter are when the brokers may be asked for a limit,
