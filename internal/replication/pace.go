@@ -16,9 +16,10 @@ import "time"
 //
 // A server that is behind, because there is a backlog, is to find the window
 // closed. What arrives during a rest must then be more than the receive buffer
-// holds, so the buffer is small: at the rate of single segments, some 15 MB/s on a
-// slow machine, a rest of 10 ms has to fill it. Once closed it stays so, since the
-// server is fast then.
+// holds, so the buffer is small, and as long as segments are small the rest is
+// long: until some time after the window has closed, since what the server puts
+// together is what it sends meanwhile. Once segments are large the server is fast,
+// and the socket is read as soon as it is nearly full.
 //
 // A server that keeps up sends single segments, and must not find the window
 // closed: each takes up to four times its bytes of the buffer's memory, and when
@@ -28,9 +29,9 @@ type pace struct {
 	// readable tells how many bytes the socket holds; nil where that cannot be
 	// asked.
 	readable func() int
-	// resize sets the socket's receive buffer; nil where it is left alone, since
-	// the server is far: a small buffer would bound the throughput.
-	resize func(bytes int)
+	// near is the socket; nil where it is left alone, since the server is far: a
+	// small buffer would bound the throughput.
+	near   nearSocket
 	socket *socketUse
 
 	heavy bool
@@ -39,9 +40,20 @@ type pace struct {
 	// The traffic of the current window.
 	since time.Time
 	bytes int
+	// What arrived since the segments were counted last.
+	segments uint32
+	arrived  int
 	// When the server sent the newest message, and when its transaction was
 	// committed; both in microseconds of the server's clock.
 	sent, committed int64
+}
+
+// nearSocket is the TCP socket of a near server.
+type nearSocket interface {
+	// resize sets the receive buffer.
+	resize(bytes int)
+	// segments returns how many segments with data have arrived; it wraps around.
+	segments() uint32
 }
 
 // socketUse is how the socket is used.
@@ -62,9 +74,12 @@ var (
 )
 
 const (
-	// restFor is the longest rest.
+	// restFor is the longest rest, but for a server that is behind and sends
+	// segments of less than small bytes on average: there it is closeFor.
 	restFor   = 10 * time.Millisecond
 	restSlice = time.Millisecond
+	closeFor  = 20 * time.Millisecond
+	small     = 4 << 10
 	// behind is how long ago the server committed what it sends, if it is behind.
 	behind = 100 * time.Millisecond
 	// Traffic above heavyRate in a window is heavy; below lightRate it no longer
@@ -74,11 +89,11 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
-func newPace(readable func() int, resize func(bytes int)) pace {
-	p := pace{readable: readable, resize: resize, socket: &narrow}
-	if resize != nil {
+func newPace(readable func() int, near nearSocket) pace {
+	p := pace{readable: readable, near: near, socket: &narrow}
+	if near != nil {
 		p.socket = &wide
-		resize(wide.buffer)
+		near.resize(wide.buffer)
 	}
 	return p
 }
@@ -92,6 +107,10 @@ func (p *pace) rest() {
 		return
 	}
 	p.fit()
+	if p.near != nil && p.socket == &narrow && p.smallSegments() {
+		time.Sleep(closeFor)
+		return
+	}
 	if p.readable == nil {
 		time.Sleep(restFor)
 		return
@@ -106,7 +125,7 @@ func (p *pace) rest() {
 
 // fit makes the receive buffer fit the server.
 func (p *pace) fit() {
-	if p.resize == nil {
+	if p.near == nil {
 		return
 	}
 	use := &wide
@@ -115,14 +134,23 @@ func (p *pace) fit() {
 	}
 	if use != p.socket {
 		p.socket = use
-		p.resize(use.buffer)
+		p.near.resize(use.buffer)
 	}
+}
+
+// smallSegments tells whether segments have been small since it was asked last.
+func (p *pace) smallSegments() bool {
+	now := p.near.segments()
+	n, bytes := now-p.segments, p.arrived
+	p.segments, p.arrived = now, 0
+	return bytes < small*int(n)
 }
 
 // read notes that a read brought n bytes, out of as many as there was room for.
 func (p *pace) read(n, room int) {
 	p.little = n < p.socket.plenty && n < room
 	p.bytes += n
+	p.arrived += n
 	now := time.Now()
 	elapsed := now.Sub(p.since)
 	if elapsed < rateWindow {

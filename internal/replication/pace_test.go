@@ -40,6 +40,54 @@ func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
 	}
 }
 
+type fakeSocket struct {
+	buffers []int
+	arrived uint32
+}
+
+func (s *fakeSocket) resize(bytes int) { s.buffers = append(s.buffers, bytes) }
+func (s *fakeSocket) segments() uint32 { return s.arrived }
+
+// While a server that is behind sends small segments, the socket is not looked at.
+func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
+	looks := 0
+	socket := &fakeSocket{arrived: 1<<32 - 10} // before it wraps around
+	p := newPace(func() int { looks++; return wide.full }, socket)
+	p.segments = socket.arrived
+	for _, test := range []struct {
+		name            string
+		behind          bool
+		segments, bytes int
+		looks           int
+	}{
+		{"small, keeping up", false, 100, 10_000, 1},
+		{"small", true, 100, 10_000, 0},
+		{"not quite", true, 10, 10*small - 1, 0},
+		{"large", true, 10, 10 * small, 1},
+		{"none", true, 0, 0, 1},
+		{"small again", true, 20, 1000, 0},
+	} {
+		p.committed, p.sent = 0, 0
+		if test.behind {
+			p.sent = time.Second.Microseconds()
+		}
+		socket.arrived += uint32(test.segments)
+		p.read(test.bytes, 1<<20)
+		p.heavy, p.little, looks = true, true, 0
+		before := time.Now()
+		p.rest()
+		if looks != test.looks {
+			t.Errorf("%s: looked %d times, want %d", test.name, looks, test.looks)
+		}
+		if took := time.Since(before); test.looks == 0 && took < closeFor {
+			t.Errorf("%s: rested for %s only", test.name, took)
+		}
+		if !test.behind {
+			p.smallSegments() // count anew
+		}
+	}
+}
+
 // The receive buffer is small only where the server is near and behind, by its own
 // clock alone.
 func TestReceiveBufferFitsTheServer(t *testing.T) {
@@ -47,8 +95,8 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	defer ours.Close()
 	defer theirs.Close()
 	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
-	var buffers []int
-	s.pace = newPace(func() int { return wide.full }, func(bytes int) { buffers = append(buffers, bytes) })
+	socket := new(fakeSocket)
+	s.pace = newPace(func() int { return wide.full }, socket)
 	s.pace.heavy, s.pace.little = true, true
 	receive := func(lag time.Duration, message string) {
 		t.Helper()
@@ -76,8 +124,8 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	receive(time.Second, begin)
 	receive(50*time.Millisecond, begin)
 	receive(60*time.Millisecond, insert)
-	if want := []int{wide.buffer, narrow.buffer, wide.buffer}; !slices.Equal(buffers, want) {
-		t.Errorf("buffers %d, want %d", buffers, want)
+	if want := []int{wide.buffer, narrow.buffer, wide.buffer}; !slices.Equal(socket.buffers, want) {
+		t.Errorf("buffers %d, want %d", socket.buffers, want)
 	}
 
 	far := newPace(nil, nil)

@@ -36,29 +36,39 @@ func readable(conn net.Conn) func() int {
 	}
 }
 
-// near is a round trip up to which the receive buffer is ours to choose: with a
+// nearTrip is a round trip up to which the receive buffer is ours to choose: with a
 // longer one it would bound the throughput, to a buffer a round trip. It is the
 // shortest round trip that counts, since the average one waits for a processor too.
-const near = 500 * time.Microsecond
+const nearTrip = 500 * time.Microsecond
 
-// resizable returns how to set the receive buffer of a connection to a near server,
-// or nil. A buffer that is refused stays as it was.
-func resizable(conn net.Conn) func(bytes int) {
-	raw := rawSocket(conn)
-	if raw == nil {
-		return nil
+// near returns the socket of a connection to a near server, or nil.
+func near(conn net.Conn) nearSocket {
+	if raw := rawSocket(conn); raw != nil {
+		s := tcpSocket{raw}
+		if trip := s.info().Min_rtt; trip > 0 && time.Duration(trip)*time.Microsecond < nearTrip {
+			return s
+		}
 	}
-	isNear := false
-	_ = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		isNear = err == nil && time.Duration(info.Min_rtt)*time.Microsecond < near
+	return nil
+}
+
+type tcpSocket struct{ raw syscall.RawConn }
+
+// resize sets SO_RCVBUF. A buffer that is refused stays as it was.
+func (s tcpSocket) resize(bytes int) {
+	_ = s.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
 	})
-	if !isNear {
-		return nil
-	}
-	return func(bytes int) {
-		_ = raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
-		})
-	}
+}
+
+func (s tcpSocket) segments() uint32 { return s.info().Data_segs_in }
+
+// info returns TCP_INFO, all zero where there is none.
+func (s tcpSocket) info() (info unix.TCPInfo) {
+	_ = s.raw.Control(func(fd uintptr) {
+		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			info = *i
+		}
+	})
+	return info
 }

@@ -91,7 +91,7 @@ type Frame struct {
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
 	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
-	s.pace = newPace(readable(conn), resizable(conn))
+	s.pace = newPace(readable(conn), near(conn))
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())
