@@ -1,6 +1,9 @@
 package replication
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // pace decides when to read. PostgreSQL's walsender makes one send call a message
 // as long as the socket has room; each becomes a TCP segment of its own, with an
@@ -11,8 +14,9 @@ import "time"
 // times the rate (the bench's scenario "reading" counts them).
 //
 // So the stream reads at once when traffic is light, so that latency does not
-// suffer, and in heavy traffic rests a little after a read that brought little. How
-// full the socket may become meanwhile depends on the server:
+// suffer, and in heavy traffic, or when everything is late anyway, rests a little
+// after a read that brought little. How full the socket may become meanwhile depends
+// on the server:
 //
 // A server that is behind, because there is a backlog, is to find the window
 // closed. What arrives during a rest must then be more than the receive buffer
@@ -43,9 +47,9 @@ type pace struct {
 	// What arrived since the segments were counted last.
 	segments uint32
 	arrived  int
-	// When the server sent the newest message, and when its transaction was
-	// committed; both in microseconds of the server's clock.
-	sent, committed int64
+	// When the newest transaction was committed, by the server's clock, and for how
+	// long that was past when the server sent a message of it; in microseconds.
+	committed, lag int64
 }
 
 // nearSocket is the TCP socket of a near server.
@@ -80,8 +84,8 @@ const (
 	restSlice = time.Millisecond
 	closeFor  = 20 * time.Millisecond
 	small     = 4 << 10
-	// behind is how long ago the server committed what it sends, if it is behind.
-	behind = 100 * time.Millisecond
+	// behindBy is how long ago the server committed what it sends, if it is behind.
+	behindBy = 100 * time.Millisecond
 	// Traffic above heavyRate in a window is heavy; below lightRate it no longer
 	// is. In bytes a second.
 	heavyRate  = 4 << 20
@@ -103,7 +107,7 @@ func newPace(readable func() int, near nearSocket) pace {
 // arrives for a moment is no reason to end it: the server may only wait for a
 // processor, and reading now would open the window just before it fills.
 func (p *pace) rest() {
-	if !p.heavy || !p.little {
+	if !p.little || !p.heavy && !p.behind() {
 		return
 	}
 	p.fit()
@@ -129,12 +133,28 @@ func (p *pace) fit() {
 		return
 	}
 	use := &wide
-	if p.sent-p.committed > behind.Microseconds() {
+	if p.behind() {
 		use = &narrow
 	}
 	if use != p.socket {
 		p.socket = use
 		p.near.resize(use.buffer)
+	}
+}
+
+// behind tells whether the server sends what it committed some time ago.
+func (p *pace) behind() bool { return p.lag > behindBy.Microseconds() }
+
+// message notes a pgoutput message and when it was sent, in microseconds of the
+// server's clock ("Logical Replication Message Formats" in PostgreSQL's
+// documentation). A logical decoding message may be in no transaction.
+func (p *pace) message(sent int64, m []byte) {
+	switch {
+	case len(m) >= 17 && m[0] == 'B':
+		p.committed = int64(binary.BigEndian.Uint64(m[9:]))
+		p.lag = sent - p.committed
+	case len(m) > 0 && (m[0] == 'I' || m[0] == 'C'):
+		p.lag = sent - p.committed
 	}
 }
 

@@ -37,6 +37,11 @@ func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
 		if looks != 0 {
 			t.Errorf("%s: rested in light traffic, or after a read of plenty", test.name)
 		}
+		p.heavy, p.little, p.lag = false, true, 2*behindBy.Microseconds()
+		p.rest()
+		if looks != test.looks {
+			t.Errorf("%s: behind in light traffic, looked %d times, want %d", test.name, looks, test.looks)
+		}
 	}
 }
 
@@ -67,9 +72,9 @@ func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
 		{"none", true, 0, 0, 1},
 		{"small again", true, 20, 1000, 0},
 	} {
-		p.committed, p.sent = 0, 0
+		p.lag = 0
 		if test.behind {
-			p.sent = time.Second.Microseconds()
+			p.lag = time.Second.Microseconds()
 		}
 		socket.arrived += uint32(test.segments)
 		p.read(test.bytes, 1<<20)
@@ -124,12 +129,13 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	receive(time.Second, begin)
 	receive(50*time.Millisecond, begin)
 	receive(60*time.Millisecond, insert)
+	receive(time.Hour, "M"+string(make([]byte, 20))) // in no transaction
 	if want := []int{wide.buffer, narrow.buffer, wide.buffer}; !slices.Equal(socket.buffers, want) {
 		t.Errorf("buffers %d, want %d", socket.buffers, want)
 	}
 
 	far := newPace(nil, nil)
-	far.sent = time.Hour.Microseconds()
+	far.lag = time.Hour.Microseconds()
 	if far.fit(); far.socket != &narrow {
 		t.Error("the socket of a far server is used in another way")
 	}

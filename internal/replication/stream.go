@@ -113,13 +113,8 @@ func (s *Stream) Next() (Frame, error) {
 			data := body[5:]
 			if len(data) >= 25 && data[0] == 'w' {
 				s.newest = max(s.newest, binary.BigEndian.Uint64(data[1:]))
-				message := data[25:]
-				s.pace.sent = int64(binary.BigEndian.Uint64(data[17:]))
-				if len(message) >= 17 && message[0] == 'B' {
-					// Begin: the final position, the time of the commit.
-					s.pace.committed = int64(binary.BigEndian.Uint64(message[9:]))
-				}
-				return Frame{Kind: WALData, Data: message}, nil
+				s.pace.message(int64(binary.BigEndian.Uint64(data[17:])), data[25:])
+				return Frame{Kind: WALData, Data: data[25:]}, nil
 			}
 			if len(data) == 18 && data[0] == 'k' {
 				end := binary.BigEndian.Uint64(data[1:])
