@@ -93,7 +93,8 @@ func (b *bench) run(ctx context.Context, only string) error {
 		}
 	}
 	settings := map[string]string{
-		"max_wal_size": "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "autovacuum": "off", "track_commit_timestamp": "on",
+		"max_replication_slots": "200", // one for each run of each contestant
+		"max_wal_size":          "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "autovacuum": "off", "track_commit_timestamp": "on",
 	}
 	isDistance := func(s scenario) bool { return s.name == "distance" }
 	if slices.ContainsFunc(chosen, isDistance) {
