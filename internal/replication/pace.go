@@ -16,7 +16,7 @@ import (
 // So the stream reads at once when traffic is light, so that latency does not
 // suffer, and in heavy traffic, or when everything is late anyway, rests a little
 // after a read that brought little. How full the socket may become meanwhile depends
-// on the server:
+// on the server, if it is near:
 //
 // A server that is behind, because there is a backlog, is to find the window
 // closed. What arrives during a rest must then be more than the receive buffer
@@ -111,7 +111,7 @@ func (p *pace) rest() {
 		return
 	}
 	p.fit()
-	if p.near != nil && p.socket == &narrow && p.smallSegments() {
+	if p.behind() && p.smallSegments() {
 		time.Sleep(closeFor)
 		return
 	}
@@ -142,8 +142,8 @@ func (p *pace) fit() {
 	}
 }
 
-// behind tells whether the server sends what it committed some time ago.
-func (p *pace) behind() bool { return p.lag > behindBy.Microseconds() }
+// behind tells whether a near server sends what it committed some time ago.
+func (p *pace) behind() bool { return p.near != nil && p.lag > behindBy.Microseconds() }
 
 // message notes a pgoutput message and when it was sent, in microseconds of the
 // server's clock ("Logical Replication Message Formats" in PostgreSQL's

@@ -39,6 +39,11 @@ func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
 		}
 		p.heavy, p.little, p.lag = false, true, 2*behindBy.Microseconds()
 		p.rest()
+		if looks != 0 {
+			t.Errorf("%s: rested in light traffic for a far server", test.name)
+		}
+		p.near = new(fakeSocket)
+		p.rest()
 		if looks != test.looks {
 			t.Errorf("%s: behind in light traffic, looked %d times, want %d", test.name, looks, test.looks)
 		}
