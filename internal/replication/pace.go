@@ -95,10 +95,7 @@ const (
 
 func newPace(readable func() int, near nearSocket) pace {
 	p := pace{readable: readable, near: near, socket: &narrow}
-	if near != nil {
-		p.socket = &wide
-		near.resize(wide.buffer)
-	}
+	p.fit()
 	return p
 }
 
