@@ -66,7 +66,7 @@ func (b *backlog) send(d *Delivery) {
 	}
 	b.waiting = append(b.waiting, d)
 	if b.bytes += overhead + int64(len(d.record.Key)+len(d.record.Value)); b.bytes >= b.limit {
-		b.produceAll()
+		b.flush(b.produce)
 	}
 }
 
@@ -87,29 +87,21 @@ func (b *backlog) wait(committed, now time.Time) time.Duration {
 func (b *backlog) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.produceAll()
-}
-
-func (b *backlog) produceAll() {
-	b.timer.Stop()
-	for _, d := range b.waiting {
-		b.produce(d)
-	}
-	b.reset()
-}
-
-func (b *backlog) reset() {
-	clear(b.waiting)
-	b.waiting, b.bytes = b.waiting[:0], 0
+	b.flush(b.produce)
 }
 
 // stop gives what still waits to discard instead.
 func (b *backlog) stop(discard func(*Delivery)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.flush(discard)
+}
+
+func (b *backlog) flush(to func(*Delivery)) {
 	b.timer.Stop()
 	for _, d := range b.waiting {
-		discard(d)
+		to(d)
 	}
-	b.reset()
+	clear(b.waiting)
+	b.waiting, b.bytes = b.waiting[:0], 0
 }

@@ -184,7 +184,7 @@ func retryBackoff(tries int) time.Duration {
 func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 
 // Return takes back the delivery that Next returned last, which is not sent.
-func (k *Kafka) Return(*Delivery) { k.spares.unget() }
+func (k *Kafka) Return() { k.spares.unget() }
 
 // Send encodes the event's value and hands the delivery to the client. It does
 // not wait for Kafka, but for the question how large a record a topic takes that

@@ -176,7 +176,7 @@ func (r *replaying) again(ev *decoder.Event) error {
 		return err
 	}
 	if d.Topic == "" {
-		r.sink.Return(d)
+		r.sink.Return()
 		return nil // discarded by a rule
 	}
 	if !r.counted {
@@ -185,7 +185,7 @@ func (r *replaying) again(ev *decoder.Event) error {
 	}
 	r.done.Events++
 	if r.dryRun {
-		r.sink.Return(d)
+		r.sink.Return()
 		return nil
 	}
 	return r.send(ev, d)

@@ -191,7 +191,7 @@ func (s *session) publish(ev *decoder.Event) error {
 		return s.poison(ev, err)
 	}
 	if d.Topic == "" {
-		s.sink.Return(d)
+		s.sink.Return()
 		return nil // discarded by a rule
 	}
 	if err := s.send(ev, d); err != nil {
