@@ -37,6 +37,11 @@ type pace struct {
 	// small buffer would bound the throughput.
 	near   nearSocket
 	socket *socketUse
+	// closing says that the receive buffer is to become small once the server has
+	// sent what it was offered before; offered is how many bytes of that may be
+	// still to come.
+	closing bool
+	offered int
 
 	heavy bool
 	// little says that the last read left the socket (nearly) empty.
@@ -54,8 +59,12 @@ type pace struct {
 
 // nearSocket is the TCP socket of a near server.
 type nearSocket interface {
-	// resize sets the receive buffer.
+	// resize sets the receive buffer, and lets all of it be offered.
 	resize(bytes int)
+	// limit makes the server be offered no more than a receive buffer of so many
+	// bytes holds. It returns how many bytes the server may have been offered
+	// without the limit, which cannot be taken back; 0 if it was in force already.
+	limit(buffer int) (offered int)
 	// segments returns how many segments with data have arrived; it wraps around.
 	segments() uint32
 }
@@ -84,7 +93,10 @@ const (
 	restSlice = time.Millisecond
 	closeFor  = 20 * time.Millisecond
 	small     = 4 << 10
-	// behindBy is how long ago the server committed what it sends, if it is behind.
+	// A server is behind that sends what it committed longer ago than lateBy in heavy
+	// traffic: the sooner it is helped, the less it falls behind. In light traffic
+	// that may be a slow disk, and behindBy counts.
+	lateBy   = 30 * time.Millisecond
 	behindBy = 100 * time.Millisecond
 	// Traffic above heavyRate in a window is heavy; below lightRate it no longer
 	// is. In bytes a second.
@@ -95,7 +107,9 @@ const (
 
 func newPace(readable func() int, near nearSocket) pace {
 	p := pace{readable: readable, near: near, socket: &narrow}
-	p.fit()
+	if near != nil {
+		near.resize(narrow.buffer)
+	}
 	return p
 }
 
@@ -104,10 +118,13 @@ func newPace(readable func() int, near nearSocket) pace {
 // arrives for a moment is no reason to end it: the server may only wait for a
 // processor, and reading now would open the window just before it fills.
 func (p *pace) rest() {
-	if !p.little || !p.heavy && !p.behind() {
+	if !p.little {
 		return
 	}
 	p.fit()
+	if !p.heavy && !p.behind() {
+		return
+	}
 	if p.behind() && p.smallSegments() {
 		time.Sleep(closeFor)
 		return
@@ -124,23 +141,36 @@ func (p *pace) rest() {
 	}
 }
 
-// fit makes the receive buffer fit the server.
+// fit makes the receive buffer fit the server, once a message has told whether it is
+// behind. A buffer that became small at once would not hold what the server was
+// offered before: that would be dropped, and sent again 200 ms later, TCP's shortest
+// time-out in Linux. So the server is offered less first.
 func (p *pace) fit() {
-	if p.near == nil {
+	if p.near == nil || p.committed == 0 {
 		return
 	}
-	use := &wide
-	if p.behind() {
-		use = &narrow
-	}
-	if use != p.socket {
-		p.socket = use
-		p.near.resize(use.buffer)
+	switch behind := p.behind(); {
+	case !behind && (p.closing || p.socket == &narrow):
+		p.socket, p.closing = &wide, false
+		p.near.resize(wide.buffer)
+	case behind && p.socket == &wide:
+		p.closing = true
+		// Again each time: the kernel may lift the limit as data arrives.
+		if p.offered = max(p.offered, p.near.limit(narrow.buffer)); p.offered <= 0 {
+			p.socket, p.closing = &narrow, false
+			p.near.resize(narrow.buffer)
+		}
 	}
 }
 
 // behind tells whether a near server sends what it committed some time ago.
-func (p *pace) behind() bool { return p.near != nil && p.lag > behindBy.Microseconds() }
+func (p *pace) behind() bool {
+	allowed := behindBy
+	if p.heavy {
+		allowed = lateBy
+	}
+	return p.near != nil && p.lag > allowed.Microseconds()
+}
 
 // message notes a pgoutput message and when it was sent, in microseconds of the
 // server's clock ("Logical Replication Message Formats" in PostgreSQL's
@@ -168,6 +198,7 @@ func (p *pace) read(n, room int) {
 	p.little = n < p.socket.plenty && n < room
 	p.bytes += n
 	p.arrived += n
+	p.offered -= n
 	now := time.Now()
 	elapsed := now.Sub(p.since)
 	if elapsed < rateWindow {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
@@ -37,7 +38,7 @@ func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
 		if looks != 0 {
 			t.Errorf("%s: rested in light traffic, or after a read of plenty", test.name)
 		}
-		p.heavy, p.little, p.lag = false, true, 2*behindBy.Microseconds()
+		p.heavy, p.little, p.lag, p.committed = false, true, 2*behindBy.Microseconds(), 1
 		p.rest()
 		if looks != 0 {
 			t.Errorf("%s: rested in light traffic for a far server", test.name)
@@ -51,11 +52,17 @@ func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
 }
 
 type fakeSocket struct {
-	buffers []int
+	did     []string
+	offered int
 	arrived uint32
 }
 
-func (s *fakeSocket) resize(bytes int) { s.buffers = append(s.buffers, bytes) }
+func (s *fakeSocket) resize(bytes int) { s.did = append(s.did, fmt.Sprint("resize ", bytes)) }
+func (s *fakeSocket) limit(buffer int) int {
+	offered := s.offered
+	s.did, s.offered = append(s.did, fmt.Sprint("limit ", buffer)), 0
+	return offered
+}
 func (s *fakeSocket) segments() uint32 { return s.arrived }
 
 // While a server that is behind sends small segments, the socket is not looked at.
@@ -107,7 +114,18 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
 	socket := new(fakeSocket)
 	s.pace = newPace(func() int { return wide.full }, socket)
-	s.pace.heavy, s.pace.little = true, true
+	s.pace.little = true
+	s.pace.rest()
+	toNarrow, toWide := fmt.Sprint("resize ", narrow.buffer), fmt.Sprint("resize ", wide.buffer)
+	did := func(want ...string) {
+		t.Helper()
+		if !slices.Equal(socket.did, want) {
+			t.Errorf("did %q, want %q", socket.did, want)
+		}
+		socket.did = nil
+	}
+	did(toNarrow) // nobody knows yet
+	heavy := true
 	receive := func(lag time.Duration, message string) {
 		t.Helper()
 		const committed = 1_000_000_000 // in some other year
@@ -119,28 +137,56 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 		if message[0] == 'B' {
 			binary.BigEndian.PutUint64(frame[len(frame)-12:], committed)
 		}
-		s.pace.little = true
+		s.pace.little = false // no rest before it
 		go theirs.Write(frame)
 		if f, err := s.Next(); err != nil || string(f.Data[:1]) != message[:1] {
 			t.Fatalf("read %q, %v", f.Data, err)
 		}
-		s.pace.heavy = true
+		s.pace.little, s.pace.heavy = true, heavy
 		s.pace.rest()
 	}
 	begin, insert := "B"+string(make([]byte, 8+8+4)), "I"+string(make([]byte, 20))
-	receive(99*time.Millisecond, begin)
-	receive(150*time.Millisecond, insert) // of the same transaction, which is large
-	receive(200*time.Millisecond, insert)
+	limit := fmt.Sprint("limit ", narrow.buffer)
+
+	receive(29*time.Millisecond, begin)
+	did(toWide)
+	receive(31*time.Millisecond, insert) // of the same transaction, which is large
+	did(limit, toNarrow)                 // no more was offered
+	receive(40*time.Millisecond, insert)
+	did()
 	receive(time.Second, begin)
-	receive(50*time.Millisecond, begin)
-	receive(60*time.Millisecond, insert)
+	did()
+	receive(20*time.Millisecond, begin)
+	receive(25*time.Millisecond, insert)
 	receive(time.Hour, "M"+string(make([]byte, 20))) // in no transaction
-	if want := []int{wide.buffer, narrow.buffer, wide.buffer}; !slices.Equal(socket.buffers, want) {
-		t.Errorf("buffers %d, want %d", socket.buffers, want)
-	}
+	did(toWide)
+
+	heavy = false
+	receive(99*time.Millisecond, begin)
+	did()
+	socket.offered = 75 // a frame is 51 bytes
+	receive(101*time.Millisecond, begin)
+	did(limit)
+	receive(150*time.Millisecond, begin)
+	did(limit)
+	receive(150*time.Millisecond, begin)
+	did(limit, toNarrow)
+	receive(time.Millisecond, begin)
+	socket.offered = 75
+	receive(time.Second, begin)
+	did(toWide, limit)
+	socket.offered = 40 // the kernel has lifted the limit
+	receive(time.Second, begin)
+	receive(time.Second, begin)
+	did(limit, limit, toNarrow)
+	receive(time.Millisecond, begin)
+	socket.offered = 75
+	receive(time.Second, begin)
+	receive(time.Millisecond, begin) // it has caught up meanwhile
+	did(toWide, limit, toWide)
 
 	far := newPace(nil, nil)
-	far.lag = time.Hour.Microseconds()
+	far.lag, far.committed = time.Hour.Microseconds(), 1
 	if far.fit(); far.socket != &narrow {
 		t.Error("the socket of a far server is used in another way")
 	}

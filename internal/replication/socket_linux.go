@@ -56,9 +56,32 @@ type tcpSocket struct{ raw syscall.RawConn }
 
 // resize sets SO_RCVBUF. A buffer that is refused stays as it was.
 func (s tcpSocket) resize(bytes int) {
-	_ = s.raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
-	})
+	s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+	s.clamp(bytes)
+}
+
+// limit looks at the bound of windows (rcv_ssthresh), since older kernels do not
+// tell the window itself.
+func (s tcpSocket) limit(buffer int) (offered int) {
+	if bound := int(s.info().Rcv_ssthresh); bound > window(buffer) {
+		s.clamp(buffer)
+		return bound
+	}
+	return 0
+}
+
+// clamp bounds the window by what a buffer holds.
+func (s tcpSocket) clamp(buffer int) {
+	s.set(unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, window(buffer))
+}
+
+// window is the largest window of a buffer: Linux doubles what is asked for, see
+// socket(7). It must be more than a segment, which is 64 KiB on the loopback: the
+// server waits for 200 ms before it sends a part of one.
+func window(buffer int) int { return 2 * buffer }
+
+func (s tcpSocket) set(level, option, value int) {
+	_ = s.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), level, option, value) })
 }
 
 func (s tcpSocket) segments() uint32 { return s.info().Data_segs_in }
