@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,7 +54,7 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 	}
 	slots := []string{base}
 	defer func() { dropSlots(context.WithoutCancel(ctx), conn, slots) }()
-	// Every run has a slot of its own, also the one that warms up.
+	// Every run has a slot of its own, also those that warm up.
 	name := func(contestant, run int) string { return fmt.Sprintf("%s_%d_%d", database, contestant, run) }
 	for i := range contestants {
 		for r := range b.runs {
@@ -61,7 +62,9 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 		}
 	}
 	if !b.warm {
-		slots = append(slots, name(0, b.runs))
+		for r := range warmUps {
+			slots = append(slots, name(0, b.runs+r))
+		}
 	}
 	for _, slot := range slots[1:] {
 		if _, err := conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2)", base, slot); err != nil {
@@ -79,10 +82,11 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 		return target{database: database, slot: slot, topic: slot + ".placed", events: events, distant: s.roundTrip > 0}
 	}
 	if !b.warm {
-		// The broker's code is not compiled yet when it starts, which costs it
-		// several times more: that is not the first contestant's.
-		if _, err := b.drain(ctx, contestants[0], to(0, b.runs)); err != nil {
-			return fmt.Errorf("warm-up: %w", err)
+		if err := b.warmUp(func(n int) error {
+			_, err := b.drain(ctx, contestants[0], to(0, b.runs+n))
+			return err
+		}); err != nil {
+			return err
 		}
 		b.warm = true
 	}
@@ -94,6 +98,28 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 		return err
 	}
 	return b.show(s, summaries(contestants, results, events))
+}
+
+// warmUps is how often the broker is warmed up, at most.
+const warmUps = 5
+
+// warmUp runs something until it costs the broker hardly less than the last time:
+// its code is compiled in its first minutes, which takes half a processor and more.
+// That is not the contestants'.
+func (b *bench) warmUp(run func(n int) error) error {
+	last := time.Duration(math.MaxInt64)
+	for n := range warmUps {
+		before := b.brokerCPU()
+		if err := run(n); err != nil {
+			return fmt.Errorf("warm-up: %w", err)
+		}
+		cost := b.brokerCPU() - before
+		if cost > last-last/8 {
+			break
+		}
+		last = cost
+	}
+	return nil
 }
 
 // inTurns runs every contestant as often as the bench is to, prints a line for each

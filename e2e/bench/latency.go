@@ -36,9 +36,11 @@ func latency(rate int) func(context.Context, *bench, scenario) error {
 	return func(ctx context.Context, b *bench, s scenario) error {
 		b.printf("\n## %s\n\n", s.title)
 		contestants := slices.DeleteFunc(s.who(b), func(c contestant) bool { return c.start == nil })
-		// The servers' own first minute is not the contestants'.
-		if _, err := b.latencyRun(ctx, contestants[0], rate, s.rowsPerTx); err != nil {
-			return fmt.Errorf("warm-up: %w", err)
+		if err := b.warmUp(func(int) error {
+			_, err := b.latencyRun(ctx, contestants[0], rate, s.rowsPerTx)
+			return err
+		}); err != nil {
+			return err
 		}
 		results, err := inTurns(b, contestants, func(c contestant, _, _ int) (spread, string, error) {
 			res, err := b.latencyRun(ctx, c, rate, s.rowsPerTx)
