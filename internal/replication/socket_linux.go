@@ -36,20 +36,26 @@ func readable(conn net.Conn) func() int {
 	}
 }
 
-// nearTrip is a round trip up to which the receive buffer is ours to choose: with a
-// longer one it would bound the throughput, to a buffer a round trip. It is the
-// shortest round trip that counts, since the average one waits for a processor too.
-const nearTrip = 500 * time.Microsecond
-
 // near returns the socket of a connection to a near server, or nil.
 func near(conn net.Conn) nearSocket {
 	if raw := rawSocket(conn); raw != nil {
 		s := tcpSocket{raw}
-		if trip := s.info().Min_rtt; trip > 0 && time.Duration(trip)*time.Microsecond < nearTrip {
+		if isNear(s.info()) {
 			return s
 		}
 	}
 	return nil
+}
+
+// nearTrip is a round trip up to which the receive buffer is ours to choose: with a
+// longer one it would bound the throughput, to a buffer a round trip.
+const nearTrip = 500 * time.Microsecond
+
+// isNear looks at the shortest round trip: the average one waits for a processor
+// too.
+func isNear(info unix.TCPInfo) bool {
+	trip := time.Duration(info.Min_rtt) * time.Microsecond
+	return trip > 0 && trip < nearTrip
 }
 
 type tcpSocket struct{ raw syscall.RawConn }

@@ -124,3 +124,22 @@ func TestNearSocket(t *testing.T) {
 		t.Error("a pipe is taken for a socket")
 	}
 }
+
+// The shortest round trip says how far the server is.
+func TestIsNear(t *testing.T) {
+	for _, test := range []struct {
+		shortest, average uint32 // microseconds
+		want              bool
+	}{
+		{shortest: 60, average: 80, want: true},
+		{shortest: 60, average: 5000, want: true}, // on a busy machine
+		{shortest: 499, average: 499, want: true},
+		{shortest: 500, average: 500},
+		{shortest: 10_000, average: 10_000},
+		{average: 100}, // not known
+	} {
+		if got := isNear(unix.TCPInfo{Min_rtt: test.shortest, Rtt: test.average}); got != test.want {
+			t.Errorf("a shortest round trip of %d µs, %d on average: near is %v", test.shortest, test.average, got)
+		}
+	}
+}
