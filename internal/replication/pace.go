@@ -108,7 +108,7 @@ const (
 func newPace(readable func() int, near nearSocket) pace {
 	p := pace{readable: readable, near: near, socket: &narrow}
 	if near != nil {
-		near.resize(narrow.buffer)
+		p.use(&narrow)
 	}
 	return p
 }
@@ -151,16 +151,20 @@ func (p *pace) fit() {
 	}
 	switch behind := p.behind(); {
 	case !behind && (p.closing || p.socket == &narrow):
-		p.socket, p.closing = &wide, false
-		p.near.resize(wide.buffer)
+		p.use(&wide)
 	case behind && p.socket == &wide:
 		p.closing = true
 		// Again each time: the kernel may lift the limit as data arrives.
 		if p.offered = max(p.offered, p.near.limit(narrow.buffer)); p.offered <= 0 {
-			p.socket, p.closing = &narrow, false
-			p.near.resize(narrow.buffer)
+			p.use(&narrow)
 		}
 	}
+}
+
+// use changes how a near server's socket is used.
+func (p *pace) use(socket *socketUse) {
+	p.socket, p.closing = socket, false
+	p.near.resize(socket.buffer)
 }
 
 // behind tells whether a near server sends what it committed some time ago.
