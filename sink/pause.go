@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"outboxd/internal/rawconn"
 )
 
 // ErrPaused fails a sink whose process did not run for too long.
@@ -75,9 +77,9 @@ func (k *Kafka) paused() error {
 // dial connects to a broker as the client itself would, but for the check before
 // each write.
 func (k *Kafka) dial(config *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	dialer := &net.Dialer{Timeout: dialTimeout}
+	connect := rawconn.Dial(&net.Dialer{Timeout: dialTimeout})
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, addr)
+		conn, err := connect(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/rs/zerolog"
 
+	"outboxd/internal/rawconn"
 	"outboxd/offsets"
 )
 
@@ -95,7 +96,7 @@ func parseDSN(dsn string) (*pgconn.Config, error) {
 	if cfg.ConnectTimeout > 0 {
 		dialer.Timeout = cfg.ConnectTimeout
 	}
-	cfg.DialFunc = dialer.DialContext
+	cfg.DialFunc = rawconn.Dial(dialer)
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "outboxd"
 	}
