@@ -2,6 +2,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 )
 
@@ -15,8 +16,10 @@ import (
 //
 // So the stream reads at once when traffic is light, so that latency does not
 // suffer, and in heavy traffic, or when everything is late anyway, rests a little
-// after a read that brought little. How full the socket may become meanwhile depends
-// on the server, if it is near:
+// after a read that brought little. A rest is undisturbed: the kernel is told how much
+// must have come before it wakes anyone (the receive low-water mark), or each segment
+// would wake a thread of the Go runtime, which waits for all sockets at once. How full
+// the socket may become meanwhile depends on the server, if it is near:
 //
 // A server that is behind, because there is a backlog, is to find the window
 // closed. What arrives during a rest must then be more than the receive buffer
@@ -30,9 +33,8 @@ import (
 // that is full the kernel copies segments together, and then drops them, for the
 // server to send again after some tenths of a second. So the buffer is large.
 type pace struct {
-	// readable tells how many bytes the socket holds; nil where that cannot be
-	// asked.
-	readable func() int
+	// water is the socket's low-water mark; nil where there is none.
+	water lowWater
 	// near is the socket; nil where it is left alone, since the server is far: a
 	// small buffer would bound the throughput.
 	near   nearSocket
@@ -44,8 +46,10 @@ type pace struct {
 	offered int
 
 	heavy bool
-	// little says that the last read left the socket (nearly) empty.
-	little bool
+	// little says that the last read left the socket (nearly) empty, brisk that it
+	// came soon after the one before, at lastRead.
+	little, brisk bool
+	lastRead      time.Time
 	// The traffic of the current window.
 	since time.Time
 	bytes int
@@ -55,6 +59,19 @@ type pace struct {
 	// When the newest transaction was committed, by the server's clock, and for how
 	// long that was past when the server sent a message of it; in microseconds.
 	committed, lag int64
+	// open says that a transaction has begun and its end is still to come.
+	open bool
+}
+
+// lowWater is a socket that tells how much must have come before it wakes a reader.
+type lowWater interface {
+	// mark sets how many bytes that are.
+	mark(bytes int)
+	// await waits until the socket holds so many or takes no more, for no longer
+	// than it is told. It sets the read deadline; one that is set meanwhile counts.
+	await(atMost time.Duration)
+	// ready makes sure that the first byte ends the next Read.
+	ready()
 }
 
 // nearSocket is the TCP socket of a near server.
@@ -89,10 +106,14 @@ var (
 const (
 	// restFor is the longest rest, but for a server that is behind and sends
 	// segments of less than small bytes on average: there it is closeFor.
-	restFor   = 10 * time.Millisecond
-	restSlice = time.Millisecond
-	closeFor  = 20 * time.Millisecond
-	small     = 4 << 10
+	restFor  = 10 * time.Millisecond
+	closeFor = 20 * time.Millisecond
+	small    = 4 << 10
+	// transaction is less than any transaction, of which the first message has 51
+	// bytes and the last 56, and more than the two keepalives of 23 that may follow
+	// one: those can wait for it, but no longer than briskFor.
+	transaction = 52
+	briskFor    = 20 * time.Millisecond
 	// A server is behind that sends what it committed longer ago than lateBy in heavy
 	// traffic: the sooner it is helped, the less it falls behind. In light traffic
 	// that may be a slow disk, and behindBy counts.
@@ -105,40 +126,52 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
-func newPace(readable func() int, near nearSocket) pace {
-	p := pace{readable: readable, near: near, socket: &narrow}
+func newPace(water lowWater, near nearSocket) pace {
+	p := pace{water: water, near: near, socket: &narrow}
 	if near != nil {
 		p.use(&narrow)
 	}
 	return p
 }
 
-// rest waits, if it pays, until the socket is nearly full: then the window is
-// closed, and with a longer round trip the server waits for us. That nothing more
-// arrives for a moment is no reason to end it: the server may only wait for a
-// processor, and reading now would open the window just before it fills.
-func (p *pace) rest() {
-	if !p.little {
-		return
-	}
-	p.fit()
-	if !p.heavy && !p.behind() {
-		return
-	}
-	if p.behind() && p.smallSegments() {
-		time.Sleep(closeFor)
-		return
-	}
-	if p.readable == nil {
-		time.Sleep(restFor)
-		return
-	}
-	for range restFor / restSlice {
-		time.Sleep(restSlice)
-		if p.readable() >= p.socket.full {
-			return
+// rest waits before a read, if it pays. midway says that a message has come in part.
+func (p *pace) rest(midway bool) {
+	if p.little {
+		p.fit()
+		switch {
+		case p.behind() && p.smallSegments():
+			p.sleep()
+		case p.heavy || p.behind():
+			// Until the socket is nearly full: then the window is closed, and with
+			// a longer round trip the server waits for us. That nothing more arrives
+			// for a moment is no reason to end it: the server may only wait for a
+			// processor, and reading now would open the window just before it fills.
+			p.await(p.socket.full, restFor)
+		case p.brisk && !p.open && !midway && p.water != nil:
+			// The server sends the messages of a transaction one by one.
+			p.await(transaction, briskFor)
 		}
 	}
+	if p.water != nil {
+		p.water.ready()
+	}
+}
+
+// sleep goes on after the window has closed.
+func (p *pace) sleep() {
+	if p.water != nil {
+		p.water.mark(math.MaxInt32)
+	}
+	time.Sleep(closeFor)
+}
+
+func (p *pace) await(bytes int, atMost time.Duration) {
+	if p.water == nil {
+		time.Sleep(atMost)
+		return
+	}
+	p.water.mark(bytes)
+	p.water.await(atMost)
 }
 
 // fit makes the receive buffer fit the server, once a message has told whether it is
@@ -183,9 +216,9 @@ func (p *pace) message(sent int64, m []byte) {
 	switch {
 	case len(m) >= 17 && m[0] == 'B':
 		p.committed = int64(binary.BigEndian.Uint64(m[9:]))
-		p.lag = sent - p.committed
+		p.lag, p.open = sent-p.committed, true
 	case len(m) > 0 && (m[0] == 'I' || m[0] == 'C'):
-		p.lag = sent - p.committed
+		p.lag, p.open = sent-p.committed, m[0] == 'I'
 	}
 }
 
@@ -204,6 +237,7 @@ func (p *pace) read(n, room int) {
 	p.arrived += n
 	p.offered -= n
 	now := time.Now()
+	p.brisk, p.lastRead = now.Sub(p.lastRead) < briskFor, now
 	elapsed := now.Sub(p.since)
 	if elapsed < rateWindow {
 		return

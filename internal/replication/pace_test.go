@@ -3,51 +3,116 @@ package replication
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"testing"
 	"time"
 )
 
-func TestRestEndsWhenTheWindowIsClosed(t *testing.T) {
-	full := narrow.full
+// fakeWater notes what is asked of a socket's low-water mark.
+type fakeWater struct{ did []string }
+
+func (w *fakeWater) mark(bytes int)             { w.did = append(w.did, fmt.Sprint("mark ", bytes)) }
+func (w *fakeWater) await(atMost time.Duration) { w.did = append(w.did, fmt.Sprint("await ", atMost)) }
+func (w *fakeWater) ready()                     { w.did = append(w.did, "ready") }
+
+func TestRest(t *testing.T) {
+	tillFull := []string{fmt.Sprint("mark ", narrow.full), "await 10ms", "ready"}
+	whole := []string{"mark 52", "await 20ms", "ready"}
+	atOnce := []string{"ready"}
+	late := 2 * behindBy.Microseconds()
 	for _, test := range []struct {
-		name  string
-		holds []int // what the socket holds each time it is looked at
-		looks int
+		name   string
+		pace   pace
+		midway bool
+		want   []string
 	}{
-		{"the window is closed", []int{10, full, full + 1}, 2},
-		{"more and more arrives", []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, int(restFor / restSlice)},
-		{"the server does not get to it", []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, int(restFor / restSlice)},
+		{"heavy traffic", pace{heavy: true, little: true}, false, tillFull},
+		{"heavy traffic, in a transaction", pace{heavy: true, little: true, open: true}, false, tillFull},
+		{"heavy traffic, in a message", pace{heavy: true, little: true}, true, tillFull},
+		{"heavy traffic, a read of plenty", pace{heavy: true, brisk: true}, false, atOnce},
+		{"light traffic", pace{little: true}, false, atOnce},
+		{"brisk traffic", pace{little: true, brisk: true}, false, whole},
+		{"brisk traffic, in a transaction", pace{little: true, brisk: true, open: true}, false, atOnce},
+		{"brisk traffic, in a message", pace{little: true, brisk: true}, true, atOnce},
+		{"light traffic, far and behind", pace{little: true, lag: late, committed: 1}, false, atOnce},
+		{"light traffic, near and behind", pace{little: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
 	} {
-		looks := 0
-		p := newPace(func() int {
-			looks++
-			return test.holds[looks-1]
-		}, nil)
-		p.heavy, p.little = true, true
-		p.rest()
-		if looks != test.looks {
-			t.Errorf("%s: looked %d times, want %d", test.name, looks, test.looks)
+		water := new(fakeWater)
+		test.pace.water, test.pace.socket = water, &narrow
+		if test.pace.rest(test.midway); !slices.Equal(water.did, test.want) {
+			t.Errorf("%s: did %q, want %q", test.name, water.did, test.want)
 		}
-		looks = 0
-		p.heavy = false
-		p.rest()
-		p.heavy, p.little = true, false
-		p.rest()
-		if looks != 0 {
-			t.Errorf("%s: rested in light traffic, or after a read of plenty", test.name)
+	}
+}
+
+// Without a low-water mark a rest is a sleep, and there is none in light traffic.
+func TestRestWithoutLowWaterMark(t *testing.T) {
+	p := newPace(nil, nil)
+	p.little, p.heavy = true, true
+	before := time.Now()
+	if p.rest(false); time.Since(before) < restFor {
+		t.Error("no rest in heavy traffic")
+	}
+	slept := false
+	for range 100 {
+		p.heavy, p.brisk = false, true
+		before := time.Now()
+		p.rest(false)
+		if slept = time.Since(before) >= briskFor; !slept {
+			break
 		}
-		p.heavy, p.little, p.lag, p.committed = false, true, 2*behindBy.Microseconds(), 1
-		p.rest()
-		if looks != 0 {
-			t.Errorf("%s: rested in light traffic for a far server", test.name)
+	}
+	if slept {
+		t.Error("a rest in light traffic")
+	}
+}
+
+// Traffic is brisk while reads follow each other closely, and a transaction is open
+// until its end.
+func TestBriskAndOpen(t *testing.T) {
+	p := newPace(nil, nil)
+	p.read(1, 2)
+	if p.brisk {
+		t.Error("brisk after the first read")
+	}
+	for brisk := false; !brisk; brisk = p.brisk { // unless the machine takes the processor away
+		p.read(1, 2)
+	}
+	time.Sleep(briskFor)
+	if p.read(1, 2); p.brisk {
+		t.Error("brisk after a pause")
+	}
+	for _, test := range []struct {
+		message string
+		open    bool
+	}{{"B", true}, {"R", true}, {"I", true}, {"I", true}, {"M", true}, {"C", false}, {"M", false}, {"B", true}, {"C", false}} {
+		if p.message(1, []byte(test.message+string(make([]byte, 20)))); p.open != test.open {
+			t.Errorf("after %s the transaction is open: %v", test.message, p.open)
 		}
-		p.near = new(fakeSocket)
-		p.rest()
-		if looks != test.looks {
-			t.Errorf("%s: behind in light traffic, looked %d times, want %d", test.name, looks, test.looks)
-		}
+	}
+}
+
+// The rest of a message is not held back, however short it is.
+func TestNoRestInAMessage(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
+	water := new(fakeWater)
+	s.pace = newPace(water, nil)
+	s.pace.lastRead = time.Now().Add(time.Hour) // so that traffic is brisk
+	go func() {
+		m := keepalive(900, false)
+		theirs.Write(m[:10])
+		theirs.Write(m[10:])
+	}()
+	if f, err := s.Next(); err != nil || f.WALEnd != 900 {
+		t.Fatalf("read %v, %v", f, err)
+	}
+	if want := []string{"ready", "ready"}; !slices.Equal(water.did, want) {
+		t.Errorf("did %q, want %q", water.did, want)
 	}
 }
 
@@ -65,24 +130,24 @@ func (s *fakeSocket) limit(buffer int) int {
 }
 func (s *fakeSocket) segments() uint32 { return s.arrived }
 
-// While a server that is behind sends small segments, the socket is not looked at.
+// While a server that is behind sends small segments, nothing ends a rest.
 func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
-	looks := 0
+	water := new(fakeWater)
 	socket := &fakeSocket{arrived: 1<<32 - 10} // before it wraps around
-	p := newPace(func() int { looks++; return wide.full }, socket)
+	p := newPace(water, socket)
 	p.segments = socket.arrived
 	for _, test := range []struct {
 		name            string
 		behind          bool
 		segments, bytes int
-		looks           int
+		sleeps          bool
 	}{
-		{"small, keeping up", false, 100, 10_000, 1},
-		{"small", true, 100, 10_000, 0},
-		{"not quite", true, 10, 10*small - 1, 0},
-		{"large", true, 10, 10 * small, 1},
-		{"none", true, 0, 0, 1},
-		{"small again", true, 20, 1000, 0},
+		{"small, keeping up", false, 100, 10_000, false},
+		{"small", true, 100, 10_000, true},
+		{"not quite", true, 10, 10*small - 1, true},
+		{"large", true, 10, 10 * small, false},
+		{"none", true, 0, 0, false},
+		{"small again", true, 20, 1000, true},
 	} {
 		p.lag = 0
 		if test.behind {
@@ -90,14 +155,12 @@ func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
 		}
 		socket.arrived += uint32(test.segments)
 		p.read(test.bytes, 1<<20)
-		p.heavy, p.little, looks = true, true, 0
+		p.heavy, p.little, water.did = true, true, nil
 		before := time.Now()
-		p.rest()
-		if looks != test.looks {
-			t.Errorf("%s: looked %d times, want %d", test.name, looks, test.looks)
-		}
-		if took := time.Since(before); test.looks == 0 && took < closeFor {
-			t.Errorf("%s: rested for %s only", test.name, took)
+		p.rest(false)
+		took := time.Since(before)
+		if slept := slices.Equal(water.did, []string{fmt.Sprint("mark ", math.MaxInt32), "ready"}); slept != test.sleeps || slept && took < closeFor {
+			t.Errorf("%s: did %q in %s", test.name, water.did, took)
 		}
 		if !test.behind {
 			p.smallSegments() // count anew
@@ -113,9 +176,9 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	defer theirs.Close()
 	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
 	socket := new(fakeSocket)
-	s.pace = newPace(func() int { return wide.full }, socket)
+	s.pace = newPace(new(fakeWater), socket)
 	s.pace.little = true
-	s.pace.rest()
+	s.pace.rest(false)
 	toNarrow, toWide := fmt.Sprint("resize ", narrow.buffer), fmt.Sprint("resize ", wide.buffer)
 	did := func(want ...string) {
 		t.Helper()
@@ -143,7 +206,7 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 			t.Fatalf("read %q, %v", f.Data, err)
 		}
 		s.pace.little, s.pace.heavy = true, heavy
-		s.pace.rest()
+		s.pace.rest(false)
 	}
 	begin, insert := "B"+string(make([]byte, 8+8+4)), "I"+string(make([]byte, 20))
 	limit := fmt.Sprint("limit ", narrow.buffer)

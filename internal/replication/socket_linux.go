@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,26 +15,81 @@ func rawSocket(conn net.Conn) syscall.RawConn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
+	if _, ok := conn.LocalAddr().(*net.TCPAddr); !ok {
+		return nil
+	}
+	if socket, ok := conn.(syscall.Conn); ok {
+		if raw, err := socket.SyscallConn(); err == nil {
 			return raw
 		}
 	}
 	return nil
 }
 
-// readable returns how to ask how many bytes the socket holds, or nil.
-func readable(conn net.Conn) func() int {
+// water returns the low-water mark of a connection's socket, or nil.
+func water(conn net.Conn) lowWater {
 	raw := rawSocket(conn)
 	if raw == nil {
 		return nil
 	}
-	n := 0
-	ask := func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }
-	return func() int {
-		_ = raw.Control(ask)
-		return n
+	_, secure := conn.(*tls.Conn)
+	return &tcpWater{conn: conn, raw: raw, secure: secure, wakesAt: 1}
+}
+
+// tcpWater is the low-water mark of a TCP socket. Linux disregards it when the socket's
+// memory is nearly used up or its window closed (tcp_epollin_ready).
+type tcpWater struct {
+	conn net.Conn
+	raw  syscall.RawConn
+	// secure is a connection with TLS, whose Read may need more than the socket
+	// holds.
+	secure  bool
+	wakesAt int
+}
+
+func (w *tcpWater) mark(bytes int) {
+	if bytes == w.wakesAt {
+		return
 	}
+	w.wakesAt = bytes
+	_ = w.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes)
+	})
+}
+
+func (w *tcpWater) await(atMost time.Duration) {
+	if err := w.conn.SetReadDeadline(time.Now().Add(atMost)); err != nil {
+		return // a closed connection, as Read will tell
+	}
+	woken := false
+	_ = w.raw.Read(func(fd uintptr) bool {
+		enough := woken || held(fd) >= w.wakesAt
+		woken = true
+		return enough
+	})
+}
+
+// ready leaves the mark where it is if there is something to read: to lower it then
+// would wake somebody for nothing.
+func (w *tcpWater) ready() {
+	if w.wakesAt == 1 {
+		return
+	}
+	n := 0
+	if !w.secure {
+		_ = w.raw.Control(func(fd uintptr) { n = held(fd) })
+	}
+	if n == 0 {
+		w.mark(1)
+	}
+}
+
+// held is how many bytes a socket holds. It is asked before most reads, and for the
+// same reason as they without the scheduler.
+func held(fd uintptr) int {
+	var n int32
+	_, _, _ = syscall.RawSyscall(syscall.SYS_IOCTL, fd, unix.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+	return int(n)
 }
 
 // near returns the socket of a connection to a near server, or nil.

@@ -1,8 +1,10 @@
 package replication
 
 import (
+	"crypto/tls"
 	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,12 +38,193 @@ func connected(t *testing.T) (ours, theirs net.Conn, socket tcpSocket) {
 	return nil, nil, tcpSocket{}
 }
 
+func socketHolds(t *testing.T, socket syscall.RawConn) (n int) {
+	t.Helper()
+	if err := socket.Control(func(fd uintptr) { n = held(fd) }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func lowWaterMark(t *testing.T, socket syscall.RawConn) (n int) {
+	t.Helper()
+	if err := socket.Control(func(fd uintptr) {
+		var err error
+		if n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A rest ends when enough has come, when no more can come, at its end, or when the
+// read deadline is moved, and not before.
+func TestAwait(t *testing.T) {
+	const long = time.Minute
+	ours, theirs, s := connected(t)
+	s.resize(narrow.buffer)
+	w := water(ours).(*tcpWater)
+	write := func(n int) {
+		t.Helper()
+		if _, err := theirs.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaits := func(atMost time.Duration) <-chan time.Duration {
+		ended := make(chan time.Duration, 1)
+		go func() {
+			began := time.Now()
+			w.await(atMost)
+			ended <- time.Since(began)
+		}()
+		return ended
+	}
+	ends := func(what string, ended <-chan time.Duration) {
+		t.Helper()
+		select {
+		case <-ended:
+		case <-time.After(long / 2):
+			t.Fatalf("the rest goes on %s", what)
+		}
+	}
+	goesOn := func(ended <-chan time.Duration) {
+		t.Helper()
+		select {
+		case <-ended:
+			t.Fatalf("the rest ended with %d bytes", socketHolds(t, s.raw))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	w.mark(1000)
+	ended := awaits(long)
+	for range 9 {
+		write(100)
+		goesOn(ended)
+	}
+	write(100)
+	ends("with enough", ended)
+	ends("with enough that was there", awaits(long))
+
+	w.mark(2000)
+	if took := <-awaits(20 * time.Millisecond); took < 20*time.Millisecond {
+		t.Errorf("a rest of 20 ms ended after %s", took)
+	}
+	ended = awaits(long)
+	goesOn(ended)
+	if err := ours.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	ends("when the deadline was moved", ended)
+
+	w.mark(1 << 30)
+	ended = awaits(long)
+	go theirs.Write(make([]byte, 16<<20))
+	ends("when the socket takes no more", ended)
+	w.mark(1 << 29)
+	ended = awaits(long)
+	ours.Close()
+	ends("when the connection was closed", ended)
+	w.await(long)
+}
+
+// After a rest a Read waits for one byte only, however much the rest was to bring.
+func TestReadyAfterRest(t *testing.T) {
+	ours, theirs, s := connected(t)
+	w := water(ours).(*tcpWater)
+	w.mark(1000)
+	w.await(time.Millisecond)
+	if got := lowWaterMark(t, s.raw); got != 1000 {
+		t.Fatalf("the mark is at %d", got)
+	}
+	w.ready()
+	if got := lowWaterMark(t, s.raw); got != 1 {
+		t.Errorf("with an empty socket the mark stays at %d", got)
+	}
+	w.mark(1000)
+	if _, err := theirs.Write([]byte("something")); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); socketHolds(t, s.raw) == 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	w.ready()
+	if got := lowWaterMark(t, s.raw); got != 1000 {
+		t.Errorf("with something to read the mark goes to %d, and wakes somebody for nothing", got)
+	}
+	if err := ours.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := ours.Read(make([]byte, 100)); n != len("something") || err != nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if w.ready(); lowWaterMark(t, s.raw) != 1 {
+		t.Error("the mark stays for the next read")
+	}
+	// A record may be there in part.
+	secure := water(tls.Client(ours, &tls.Config{})).(*tcpWater)
+	secure.mark(1000)
+	if _, err := theirs.Write([]byte("something")); err != nil {
+		t.Fatal(err)
+	}
+	if secure.ready(); lowWaterMark(t, s.raw) != 1 {
+		t.Error("with TLS the mark stays")
+	}
+}
+
+// What is shorter than a transaction waits for one, but not for long.
+func TestBriskTrafficHoldsNothingBack(t *testing.T) {
+	ours, theirs, socket := connected(t)
+	srv := &server{t: t, conn: theirs, statuses: make(chan standbyStatus, 1<<16)}
+	s := newStream(ours, NewMemory(1<<20), never, 700)
+	t.Cleanup(s.Close)
+	srv.listen()
+	begin, insert, commit := string(append([]byte{'B'}, make([]byte, 20)...)), "I", string(append([]byte{'C'}, make([]byte, 25)...))
+	frames := make(chan string)
+	go func() {
+		defer close(frames)
+		for {
+			f, err := s.Next()
+			if err != nil {
+				return
+			}
+			frames <- text(f)
+		}
+	}()
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-frames:
+			if got != want {
+				t.Fatalf("read %q, want %q", got, want)
+			}
+		case <-time.After(probeAfter / 2):
+			t.Fatalf("%q is held back", want)
+		}
+	}
+	for brisk := false; !brisk; brisk = lowWaterMark(t, socket.raw) == transaction {
+		srv.write(slices.Concat(walData(1, []byte(begin)), walData(1, []byte(insert)), walData(1, []byte(commit))))
+		for _, m := range []string{begin, insert, commit} {
+			expect("data " + m)
+		}
+	}
+	srv.write(keepalive(900, true))
+	expect("keepalive 900")
+	if st := srv.status(); st.confirmed != 700 {
+		t.Errorf("the answer is %+v", st)
+	}
+	srv.write(walData(1, []byte(begin)))
+	expect("data " + begin)
+}
+
 // When the receive buffer becomes small, there is room for what the server was
 // offered before, and then the server is offered no more than there is room for.
 func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 	ours, theirs, s := connected(t)
 	server := tcpSocket{rawSocket(theirs)}
-	p := newPace(readable(ours), s)
+	p := newPace(nil, s)
+	readable := func() int { return socketHolds(t, s.raw) }
 	burst, room := make([]byte, 5*narrow.buffer), make([]byte, 5*narrow.buffer)
 	send := func() {
 		for message := range slices.Chunk(burst, 4<<10) {
@@ -73,9 +256,9 @@ func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 		for p.fit(); p.socket != &narrow; p.fit() {
 			go send()
 			if server.info().Snd_wnd >= uint32(len(burst)) {
-				for deadline := time.Now().Add(10 * time.Second); p.readable() < len(burst); time.Sleep(time.Millisecond) {
+				for deadline := time.Now().Add(10 * time.Second); readable() < len(burst); time.Sleep(time.Millisecond) {
 					if time.Now().After(deadline) {
-						t.Fatalf("of %d bytes that were offered %d arrived", len(burst), p.readable())
+						t.Fatalf("of %d bytes that were offered %d arrived", len(burst), readable())
 					}
 				}
 			}
@@ -111,7 +294,7 @@ func TestNearSocket(t *testing.T) {
 	if _, err := theirs.Write([]byte("a segment")); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); readable(ours)() == 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); socketHolds(t, s.raw) == 0 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := s.segments() - before; got != 1 {

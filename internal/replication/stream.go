@@ -91,7 +91,7 @@ type Frame struct {
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
 	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
-	s.pace = newPace(readable(conn), near(conn))
+	s.pace = newPace(water(conn), near(conn))
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())
@@ -174,7 +174,7 @@ func (s *Stream) fill(need int) error {
 	if s.newest != 0 {
 		s.received.Store(s.newest)
 	}
-	s.pace.rest()
+	s.pace.rest(s.w > s.r)
 	for {
 		if err := s.status(); err != nil {
 			return err
