@@ -104,9 +104,11 @@ var (
 )
 
 const (
-	// restFor is the longest rest, but for a server that is behind and sends
-	// segments of less than small bytes on average: there it is closeFor.
-	restFor  = 10 * time.Millisecond
+	// restFor is the longest rest for a near server that keeps up, fillFor for any
+	// other. If one that is behind sends segments of less than small bytes on
+	// average, a rest is closeFor.
+	restFor  = 5 * time.Millisecond
+	fillFor  = 10 * time.Millisecond
 	closeFor = 20 * time.Millisecond
 	small    = 4 << 10
 	// transaction is less than any transaction, of which the first message has 51
@@ -141,12 +143,14 @@ func (p *pace) rest(midway bool) {
 		switch {
 		case p.behind() && p.smallSegments():
 			p.sleep()
+		case p.heavy && p.near != nil && !p.behind():
+			p.await(p.socket.full, restFor)
 		case p.heavy || p.behind():
 			// Until the socket is nearly full: then the window is closed, and with
 			// a longer round trip the server waits for us. That nothing more arrives
 			// for a moment is no reason to end it: the server may only wait for a
 			// processor, and reading now would open the window just before it fills.
-			p.await(p.socket.full, restFor)
+			p.await(p.socket.full, fillFor)
 		case p.brisk && !p.open && !midway && p.water != nil:
 			// The server sends the messages of a transaction one by one.
 			p.await(transaction, briskFor)

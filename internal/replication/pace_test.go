@@ -19,6 +19,7 @@ func (w *fakeWater) ready()                     { w.did = append(w.did, "ready")
 
 func TestRest(t *testing.T) {
 	tillFull := []string{fmt.Sprint("mark ", narrow.full), "await 10ms", "ready"}
+	shorter := []string{fmt.Sprint("mark ", narrow.full), "await 5ms", "ready"}
 	whole := []string{"mark 52", "await 20ms", "ready"}
 	atOnce := []string{"ready"}
 	late := 2 * behindBy.Microseconds()
@@ -32,12 +33,14 @@ func TestRest(t *testing.T) {
 		{"heavy traffic, in a transaction", pace{heavy: true, little: true, open: true}, false, tillFull},
 		{"heavy traffic, in a message", pace{heavy: true, little: true}, true, tillFull},
 		{"heavy traffic, a read of plenty", pace{heavy: true, brisk: true}, false, atOnce},
+		{"heavy traffic, near", pace{heavy: true, little: true, near: new(fakeSocket)}, false, shorter},
 		{"light traffic", pace{little: true}, false, atOnce},
 		{"brisk traffic", pace{little: true, brisk: true}, false, whole},
 		{"brisk traffic, in a transaction", pace{little: true, brisk: true, open: true}, false, atOnce},
 		{"brisk traffic, in a message", pace{little: true, brisk: true}, true, atOnce},
 		{"light traffic, far and behind", pace{little: true, lag: late, committed: 1}, false, atOnce},
 		{"light traffic, near and behind", pace{little: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
+		{"heavy traffic, near and behind", pace{little: true, heavy: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
 	} {
 		water := new(fakeWater)
 		test.pace.water, test.pace.socket = water, &narrow

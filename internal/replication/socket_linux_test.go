@@ -192,6 +192,11 @@ func TestBriskTrafficHoldsNothingBack(t *testing.T) {
 			frames <- text(f)
 		}
 	}()
+	t.Cleanup(func() {
+		theirs.Close()
+		for range frames {
+		}
+	})
 	expect := func(want string) {
 		t.Helper()
 		select {
