@@ -72,6 +72,9 @@ type lowWater interface {
 	await(atMost time.Duration)
 	// ready makes sure that the first byte ends the next Read.
 	ready()
+	// all tells whether the socket holds all that has come since the last Read. TLS
+	// may hold some too.
+	all() bool
 }
 
 // nearSocket is the TCP socket of a near server.
@@ -151,7 +154,7 @@ func (p *pace) rest(midway bool) {
 			// for a moment is no reason to end it: the server may only wait for a
 			// processor, and reading now would open the window just before it fills.
 			p.await(p.socket.full, fillFor)
-		case p.brisk && !p.open && !midway && p.water != nil:
+		case p.brisk && !p.open && !midway && p.water != nil && p.water.all():
 			// The server sends the messages of a transaction one by one.
 			p.await(transaction, briskFor)
 		}

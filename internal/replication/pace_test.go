@@ -11,11 +11,15 @@ import (
 )
 
 // fakeWater notes what is asked of a socket's low-water mark.
-type fakeWater struct{ did []string }
+type fakeWater struct {
+	did    []string
+	secure bool
+}
 
 func (w *fakeWater) mark(bytes int)             { w.did = append(w.did, fmt.Sprint("mark ", bytes)) }
 func (w *fakeWater) await(atMost time.Duration) { w.did = append(w.did, fmt.Sprint("await ", atMost)) }
 func (w *fakeWater) ready()                     { w.did = append(w.did, "ready") }
+func (w *fakeWater) all() bool                  { return !w.secure }
 
 func TestRest(t *testing.T) {
 	tillFull := []string{fmt.Sprint("mark ", narrow.full), "await 10ms", "ready"}
@@ -41,8 +45,12 @@ func TestRest(t *testing.T) {
 		{"light traffic, far and behind", pace{little: true, lag: late, committed: 1}, false, atOnce},
 		{"light traffic, near and behind", pace{little: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
 		{"heavy traffic, near and behind", pace{little: true, heavy: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
+		{"brisk traffic, with TLS", pace{little: true, brisk: true, water: &fakeWater{secure: true}}, false, atOnce},
 	} {
-		water := new(fakeWater)
+		water, ok := test.pace.water.(*fakeWater)
+		if !ok {
+			water = new(fakeWater)
+		}
 		test.pace.water, test.pace.socket = water, &narrow
 		if test.pace.rest(test.midway); !slices.Equal(water.did, test.want) {
 			t.Errorf("%s: did %q, want %q", test.name, water.did, test.want)

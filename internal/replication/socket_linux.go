@@ -41,8 +41,8 @@ func water(conn net.Conn) lowWater {
 type tcpWater struct {
 	conn net.Conn
 	raw  syscall.RawConn
-	// secure is a connection with TLS, whose Read may need more than the socket
-	// holds.
+	// secure is a connection with TLS. It reads ahead, and its Read may need more
+	// than the socket holds.
 	secure  bool
 	wakesAt int
 }
@@ -83,6 +83,8 @@ func (w *tcpWater) ready() {
 		w.mark(1)
 	}
 }
+
+func (w *tcpWater) all() bool { return !w.secure }
 
 // held is how many bytes a socket holds. It is asked before most reads, and for the
 // same reason as they without the scheduler.

@@ -168,6 +168,9 @@ func TestReadyAfterRest(t *testing.T) {
 	if _, err := theirs.Write([]byte("something")); err != nil {
 		t.Fatal(err)
 	}
+	if !w.all() || secure.all() {
+		t.Errorf("all that has come is in the socket: %v, with TLS %v", w.all(), secure.all())
+	}
 	if secure.ready(); lowWaterMark(t, s.raw) != 1 {
 		t.Error("with TLS the mark stays")
 	}
