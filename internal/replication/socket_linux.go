@@ -5,9 +5,10 @@ import (
 	"net"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"outboxd/internal/rawconn"
 )
 
 // rawSocket returns the TCP socket of a connection, or nil.
@@ -63,7 +64,7 @@ func (w *tcpWater) await(atMost time.Duration) {
 	}
 	woken := false
 	_ = w.raw.Read(func(fd uintptr) bool {
-		enough := woken || held(fd) >= w.wakesAt
+		enough := woken || rawconn.Held(fd) >= w.wakesAt
 		woken = true
 		return enough
 	})
@@ -77,7 +78,7 @@ func (w *tcpWater) ready() {
 	}
 	n := 0
 	if !w.secure {
-		_ = w.raw.Control(func(fd uintptr) { n = held(fd) })
+		_ = w.raw.Control(func(fd uintptr) { n = rawconn.Held(fd) })
 	}
 	if n == 0 {
 		w.mark(1)
@@ -85,14 +86,6 @@ func (w *tcpWater) ready() {
 }
 
 func (w *tcpWater) all() bool { return !w.secure }
-
-// held is how many bytes a socket holds. It is asked before most reads, and for the
-// same reason as they without the scheduler.
-func held(fd uintptr) int {
-	var n int32
-	_, _, _ = syscall.RawSyscall(syscall.SYS_IOCTL, fd, unix.TIOCINQ, uintptr(unsafe.Pointer(&n)))
-	return int(n)
-}
 
 // near returns the socket of a connection to a near server, or nil.
 func near(conn net.Conn) nearSocket {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"outboxd/internal/rawconn"
 )
 
 // connected returns the two ends of a connection over the loopback, and the socket
@@ -40,7 +42,7 @@ func connected(t *testing.T) (ours, theirs net.Conn, socket tcpSocket) {
 
 func socketHolds(t *testing.T, socket syscall.RawConn) (n int) {
 	t.Helper()
-	if err := socket.Control(func(fd uintptr) { n = held(fd) }); err != nil {
+	if err := socket.Control(func(fd uintptr) { n = rawconn.Held(fd) }); err != nil {
 		t.Fatal(err)
 	}
 	return n
