@@ -10,7 +10,6 @@ package rawconn
 import (
 	"context"
 	"net"
-	"syscall"
 )
 
 // Dial connects as the dialer does, and returns a connection whose reads and writes
@@ -23,10 +22,4 @@ func Dial(dialer *net.Dialer) func(ctx context.Context, network, address string)
 		}
 		return wrap(c), nil
 	}
-}
-
-// socket is a connection of the net package.
-type socket interface {
-	net.Conn
-	syscall.Conn
 }

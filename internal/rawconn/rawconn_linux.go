@@ -9,6 +9,12 @@ import (
 	"unsafe"
 )
 
+// socket is a connection of the net package.
+type socket interface {
+	net.Conn
+	syscall.Conn
+}
+
 // wrap returns a connection that behaves as c, and c itself where it is no socket.
 func wrap(c net.Conn) net.Conn {
 	s, ok := c.(socket)
@@ -41,30 +47,25 @@ type conn struct {
 }
 
 func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.read.transfer(b)
-	if err != nil {
-		return n, c.failed("read", err)
-	}
-	if n == 0 && len(b) > 0 {
+	n, err := c.do(&c.read, b)
+	if err == nil && n == 0 && len(b) > 0 {
 		return 0, io.EOF
 	}
-	return n, nil
+	return n, err
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	n, err := c.write.transfer(b)
-	if err != nil {
-		return n, c.failed("write", err)
+func (c *conn) Write(b []byte) (int, error) { return c.do(&c.write, b) }
+
+// do returns an error as the net package does.
+func (c *conn) do(h *half, b []byte) (int, error) {
+	n, err := h.transfer(b)
+	if err == nil {
+		return n, nil
 	}
-	return n, nil
-}
-
-// failed makes an error what it is in the net package.
-func (c *conn) failed(operation string, err error) error {
 	if e, ok := err.(*net.OpError); ok {
 		err = e.Err // of the wait
 	}
-	return &net.OpError{Op: operation, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	return n, &net.OpError{Op: h.name, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
 // half is one direction of a connection.

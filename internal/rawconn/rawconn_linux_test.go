@@ -19,8 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen returns a listener of a network.
-func listen(t *testing.T, network string) net.Listener {
+// Ways to connect: raw, and as the net package does.
+var raw, plain = Dial(new(net.Dialer)), new(net.Dialer).DialContext
+
+// pair returns the two ends of a connection, ours dialed in one of these ways.
+func pair(t testing.TB, network string, dial func(ctx context.Context, network, address string) (net.Conn, error)) (ours, theirs net.Conn) {
 	t.Helper()
 	address := "127.0.0.1:0"
 	if network == "unix" {
@@ -30,16 +33,8 @@ func listen(t *testing.T, network string) net.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-// pair returns the two ends of a connection; ours is raw.
-func pair(t *testing.T, network string) (ours, theirs net.Conn) {
-	t.Helper()
-	l := listen(t, network)
-	ours, err := Dial(new(net.Dialer))(context.Background(), network, l.Addr().String())
-	if err != nil {
+	defer l.Close()
+	if ours, err = dial(context.Background(), network, l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ours.Close() })
@@ -56,8 +51,8 @@ func TestConn(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-				c1, c2 = pair(t, network)
-				return wrap(c1), wrap(c2), func() { c1.Close(); c2.Close() }, nil
+				c1, c2 = pair(t, network, raw)
+				return c1, wrap(c2), func() { c1.Close(); c2.Close() }, nil
 			})
 		})
 	}
@@ -65,7 +60,7 @@ func TestConn(t *testing.T) {
 
 // A write that the socket takes in parts is whole.
 func TestLargeWrite(t *testing.T) {
-	ours, theirs := pair(t, "tcp")
+	ours, theirs := pair(t, "tcp", raw)
 	sent := make([]byte, 32<<20)
 	if _, err := rand.Read(sent); err != nil {
 		t.Fatal(err)
@@ -93,6 +88,10 @@ func TestLargeWrite(t *testing.T) {
 // Errors are those of the net package: callers tell them apart.
 func TestErrors(t *testing.T) {
 	b := make([]byte, 1<<20)
+	reset := func(theirs *net.TCPConn) {
+		theirs.SetLinger(0)
+		theirs.Close()
+	}
 	for _, test := range []struct {
 		name string
 		do   func(ours net.Conn, theirs *net.TCPConn) error
@@ -116,38 +115,27 @@ func TestErrors(t *testing.T) {
 			return err
 		}, net.ErrClosed},
 		{"a connection that the other side has reset", func(ours net.Conn, theirs *net.TCPConn) error {
-			theirs.SetLinger(0)
-			theirs.Close()
+			reset(theirs)
 			_, err := ours.Read(b)
 			return err
 		}, syscall.ECONNRESET},
 		{"the end after it", func(ours net.Conn, theirs *net.TCPConn) error {
-			theirs.SetLinger(0)
-			theirs.Close()
+			reset(theirs)
 			ours.Read(b)
 			_, err := ours.Read(b)
 			return err
 		}, io.EOF},
 		{"a write after it", func(ours net.Conn, theirs *net.TCPConn) error {
-			theirs.SetLinger(0)
-			theirs.Close()
+			reset(theirs)
 			ours.Read(b)
 			_, err := ours.Write(b)
 			return err
 		}, syscall.EPIPE},
 	} {
-		raw, theirs := pair(t, "tcp")
-		got := test.do(raw, theirs.(*net.TCPConn))
-		l := listen(t, "tcp")
-		plain, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if theirs, err = l.Accept(); err != nil {
-			t.Fatal(err)
-		}
-		want := test.do(plain, theirs.(*net.TCPConn))
-		plain.Close()
+		ours, theirs := pair(t, "tcp", raw)
+		got := test.do(ours, theirs.(*net.TCPConn))
+		ours, theirs = pair(t, "tcp", plain)
+		want := test.do(ours, theirs.(*net.TCPConn))
 		if !errors.Is(got, test.is) || !errors.Is(want, test.is) {
 			t.Errorf("%s: %v and, in the net package, %v; want %v", test.name, got, want, test.is)
 		}
@@ -155,7 +143,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: the error is %s, in the net package %s", test.name, g, w)
 		}
 	}
-	ours, theirs := pair(t, "tcp")
+	ours, theirs := pair(t, "tcp", raw)
 	theirs.Close()
 	if n, err := ours.Read(b); n != 0 || err != io.EOF {
 		t.Errorf("the end is %d, %v", n, err)
@@ -175,7 +163,7 @@ func shape(err error) string {
 }
 
 func TestNoAllocations(t *testing.T) {
-	ours, theirs := pair(t, "tcp")
+	ours, theirs := pair(t, "tcp", raw)
 	if _, ok := ours.(*conn); !ok {
 		t.Fatalf("%T is not raw", ours)
 	}
@@ -212,10 +200,10 @@ func TestWithoutSocket(t *testing.T) {
 // switches between threads.
 func TestMonitorSleeps(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	_, raw := exchanges(t, wrap, 300)
-	_, plain := exchanges(t, unwrapped, 300)
-	if raw > plain*2/3 {
-		t.Errorf("%.1f switches for a message there and back, with the net package %.1f", raw, plain)
+	_, ours := exchanges(t, wrap, 300)
+	_, theirs := exchanges(t, unwrapped, 300)
+	if ours > theirs*2/3 {
+		t.Errorf("%.1f switches for a message there and back, with the net package %.1f", ours, theirs)
 	}
 }
 
@@ -237,21 +225,7 @@ func unwrapped(c net.Conn) net.Conn { return c }
 // exchanges returns the CPU time and the switches between threads of one exchange.
 func exchanges(t testing.TB, wrap func(net.Conn) net.Conn, n int) (cpu time.Duration, switches float64) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	left, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer left.Close()
-	right, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer right.Close()
+	left, right := pair(t, "tcp", plain)
 	left, right = wrap(left), wrap(right)
 	go func() {
 		b := make([]byte, 100)

@@ -33,7 +33,6 @@ import (
 // that is full the kernel copies segments together, and then drops them, for the
 // server to send again after some tenths of a second. So the buffer is large.
 type pace struct {
-	// water is the socket's low-water mark; nil where there is none.
 	water lowWater
 	// near is the socket; nil where it is left alone, since the server is far: a
 	// small buffer would bound the throughput.
@@ -76,6 +75,15 @@ type lowWater interface {
 	// may hold some too.
 	all() bool
 }
+
+// unmarked is a connection without a low-water mark. What it holds is not known, and a
+// rest is a sleep.
+type unmarked struct{}
+
+func (unmarked) mark(int)                   {}
+func (unmarked) await(atMost time.Duration) { time.Sleep(atMost) }
+func (unmarked) ready()                     {}
+func (unmarked) all() bool                  { return false }
 
 // nearSocket is the TCP socket of a near server.
 type nearSocket interface {
@@ -143,40 +151,28 @@ func newPace(water lowWater, near nearSocket) pace {
 func (p *pace) rest(midway bool) {
 	if p.little {
 		p.fit()
-		switch {
-		case p.behind() && p.smallSegments():
-			p.sleep()
-		case p.heavy && p.near != nil && !p.behind():
-			p.await(p.socket.full, restFor)
-		case p.heavy || p.behind():
+		switch behind := p.behind(); {
+		case behind && p.smallSegments():
+			// Until some time after the window has closed.
+			p.water.mark(math.MaxInt32)
+			time.Sleep(closeFor)
+		case behind || p.heavy && p.near == nil:
 			// Until the socket is nearly full: then the window is closed, and with
 			// a longer round trip the server waits for us. That nothing more arrives
 			// for a moment is no reason to end it: the server may only wait for a
 			// processor, and reading now would open the window just before it fills.
 			p.await(p.socket.full, fillFor)
-		case p.brisk && !p.open && !midway && p.water != nil && p.water.all():
+		case p.heavy:
+			p.await(p.socket.full, restFor)
+		case p.brisk && !p.open && !midway && p.water.all():
 			// The server sends the messages of a transaction one by one.
 			p.await(transaction, briskFor)
 		}
 	}
-	if p.water != nil {
-		p.water.ready()
-	}
-}
-
-// sleep goes on after the window has closed.
-func (p *pace) sleep() {
-	if p.water != nil {
-		p.water.mark(math.MaxInt32)
-	}
-	time.Sleep(closeFor)
+	p.water.ready()
 }
 
 func (p *pace) await(bytes int, atMost time.Duration) {
-	if p.water == nil {
-		time.Sleep(atMost)
-		return
-	}
 	p.water.mark(bytes)
 	p.water.await(atMost)
 }
@@ -237,13 +233,12 @@ func (p *pace) smallSegments() bool {
 	return bytes < small*int(n)
 }
 
-// read notes that a read brought n bytes, out of as many as there was room for.
-func (p *pace) read(n, room int) {
+// read notes that a read brought n bytes just now, out of as many as there was room for.
+func (p *pace) read(n, room int, now time.Time) {
 	p.little = n < p.socket.plenty && n < room
 	p.bytes += n
 	p.arrived += n
 	p.offered -= n
-	now := time.Now()
 	p.brisk, p.lastRead = now.Sub(p.lastRead) < briskFor, now
 	elapsed := now.Sub(p.since)
 	if elapsed < rateWindow {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -60,7 +59,7 @@ func TestRest(t *testing.T) {
 
 // Without a low-water mark a rest is a sleep, and there is none in light traffic.
 func TestRestWithoutLowWaterMark(t *testing.T) {
-	p := newPace(nil, nil)
+	p := newPace(unmarked{}, nil)
 	p.little, p.heavy = true, true
 	before := time.Now()
 	if p.rest(false); time.Since(before) < restFor {
@@ -83,16 +82,15 @@ func TestRestWithoutLowWaterMark(t *testing.T) {
 // Traffic is brisk while reads follow each other closely, and a transaction is open
 // until its end.
 func TestBriskAndOpen(t *testing.T) {
-	p := newPace(nil, nil)
-	p.read(1, 2)
-	if p.brisk {
+	p := newPace(unmarked{}, nil)
+	now := time.Now()
+	if p.read(1, 2, now); p.brisk {
 		t.Error("brisk after the first read")
 	}
-	for brisk := false; !brisk; brisk = p.brisk { // unless the machine takes the processor away
-		p.read(1, 2)
+	if p.read(1, 2, now.Add(briskFor-1)); !p.brisk {
+		t.Error("not brisk after a read that followed closely")
 	}
-	time.Sleep(briskFor)
-	if p.read(1, 2); p.brisk {
+	if p.read(1, 2, now.Add(2*briskFor)); p.brisk {
 		t.Error("brisk after a pause")
 	}
 	for _, test := range []struct {
@@ -107,17 +105,14 @@ func TestBriskAndOpen(t *testing.T) {
 
 // The rest of a message is not held back, however short it is.
 func TestNoRestInAMessage(t *testing.T) {
-	ours, theirs := net.Pipe()
-	defer ours.Close()
-	defer theirs.Close()
-	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
+	srv, s := newServer(t, NewMemory(1<<20), never, 700)
 	water := new(fakeWater)
 	s.pace = newPace(water, nil)
 	s.pace.lastRead = time.Now().Add(time.Hour) // so that traffic is brisk
 	go func() {
 		m := keepalive(900, false)
-		theirs.Write(m[:10])
-		theirs.Write(m[10:])
+		srv.write(m[:10])
+		srv.write(m[10:])
 	}()
 	if f, err := s.Next(); err != nil || f.WALEnd != 900 {
 		t.Fatalf("read %v, %v", f, err)
@@ -165,7 +160,7 @@ func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
 			p.lag = time.Second.Microseconds()
 		}
 		socket.arrived += uint32(test.segments)
-		p.read(test.bytes, 1<<20)
+		p.read(test.bytes, 1<<20, time.Now())
 		p.heavy, p.little, water.did = true, true, nil
 		before := time.Now()
 		p.rest(false)
@@ -182,10 +177,7 @@ func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
 // The receive buffer is small only where the server is near and behind, by its own
 // clock alone.
 func TestReceiveBufferFitsTheServer(t *testing.T) {
-	ours, theirs := net.Pipe()
-	defer ours.Close()
-	defer theirs.Close()
-	s := newStream(ours, NewMemory(1<<20), time.Hour, 0)
+	srv, s := newServer(t, NewMemory(1<<20), never, 700)
 	socket := new(fakeSocket)
 	s.pace = newPace(new(fakeWater), socket)
 	s.pace.little = true
@@ -212,7 +204,7 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 			binary.BigEndian.PutUint64(frame[len(frame)-12:], committed)
 		}
 		s.pace.little = false // no rest before it
-		go theirs.Write(frame)
+		go srv.write(frame)
 		if f, err := s.Next(); err != nil || string(f.Data[:1]) != message[:1] {
 			t.Fatalf("read %q, %v", f.Data, err)
 		}
@@ -259,7 +251,7 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	receive(time.Millisecond, begin) // it has caught up meanwhile
 	did(toWide, limit, toWide)
 
-	far := newPace(nil, nil)
+	far := newPace(unmarked{}, nil)
 	far.lag, far.committed = time.Hour.Microseconds(), 1
 	if far.fit(); far.socket != &narrow {
 		t.Error("the socket of a far server is used in another way")

@@ -27,11 +27,11 @@ func rawSocket(conn net.Conn) syscall.RawConn {
 	return nil
 }
 
-// water returns the low-water mark of a connection's socket, or nil.
+// water returns the low-water mark of a connection.
 func water(conn net.Conn) lowWater {
 	raw := rawSocket(conn)
 	if raw == nil {
-		return nil
+		return unmarked{}
 	}
 	_, secure := conn.(*tls.Conn)
 	return &tcpWater{conn: conn, raw: raw, secure: secure, wakesAt: 1}

@@ -48,6 +48,16 @@ func socketHolds(t *testing.T, socket syscall.RawConn) (n int) {
 	return n
 }
 
+// arrives waits until a socket holds so many bytes.
+func arrives(t *testing.T, socket syscall.RawConn, bytes int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); socketHolds(t, socket) < bytes; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d bytes that were offered %d arrived", bytes, socketHolds(t, socket))
+		}
+	}
+}
+
 func lowWaterMark(t *testing.T, socket syscall.RawConn) (n int) {
 	t.Helper()
 	if err := socket.Control(func(fd uintptr) {
@@ -148,9 +158,7 @@ func TestReadyAfterRest(t *testing.T) {
 	if _, err := theirs.Write([]byte("something")); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); socketHolds(t, s.raw) == 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
+	arrives(t, s.raw, len("something"))
 	w.ready()
 	if got := lowWaterMark(t, s.raw); got != 1000 {
 		t.Errorf("with something to read the mark goes to %d, and wakes somebody for nothing", got)
@@ -233,8 +241,7 @@ func TestBriskTrafficHoldsNothingBack(t *testing.T) {
 func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 	ours, theirs, s := connected(t)
 	server := tcpSocket{rawSocket(theirs)}
-	p := newPace(nil, s)
-	readable := func() int { return socketHolds(t, s.raw) }
+	p := newPace(unmarked{}, s)
 	burst, room := make([]byte, 5*narrow.buffer), make([]byte, 5*narrow.buffer)
 	send := func() {
 		for message := range slices.Chunk(burst, 4<<10) {
@@ -250,7 +257,7 @@ func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.read(got, len(room))
+			p.read(got, len(room), time.Now())
 			n += got
 		}
 	}
@@ -266,11 +273,7 @@ func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 		for p.fit(); p.socket != &narrow; p.fit() {
 			go send()
 			if server.info().Snd_wnd >= uint32(len(burst)) {
-				for deadline := time.Now().Add(10 * time.Second); readable() < len(burst); time.Sleep(time.Millisecond) {
-					if time.Now().After(deadline) {
-						t.Fatalf("of %d bytes that were offered %d arrived", len(burst), readable())
-					}
-				}
+				arrives(t, s.raw, len(burst))
 			}
 			receive()
 		}
@@ -304,9 +307,7 @@ func TestNearSocket(t *testing.T) {
 	if _, err := theirs.Write([]byte("a segment")); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); socketHolds(t, s.raw) == 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
+	arrives(t, s.raw, len("a segment"))
 	if got := s.segments() - before; got != 1 {
 		t.Errorf("%d segments, want 1", got)
 	}

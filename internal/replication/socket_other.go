@@ -7,5 +7,5 @@ import "net"
 // near is nil where the round trip cannot be asked for.
 func near(net.Conn) nearSocket { return nil }
 
-// water is nil where the low-water mark does not bind those who wait for a socket.
-func water(net.Conn) lowWater { return nil }
+// water has no mark where that does not bind those who wait for a socket.
+func water(net.Conn) lowWater { return unmarked{} }

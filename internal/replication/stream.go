@@ -183,8 +183,8 @@ func (s *Stream) fill(need int) error {
 		n, err := s.conn.Read(room)
 		if n > 0 {
 			s.w += n
-			s.pace.read(n, len(room))
 			s.lastReceived, s.probed = time.Now(), false
+			s.pace.read(n, len(room), s.lastReceived)
 			return nil
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
