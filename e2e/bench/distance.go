@@ -109,6 +109,9 @@ func relay(client net.Conn, address string) {
 // dsn leads to the target's database from where the contestant is.
 func (b *bench) dsn(t target) string {
 	dsn := b.postgres.DSN(t.database)
+	if b.tls {
+		dsn = strings.Replace(dsn, "sslmode=disable", "sslmode=require", 1)
+	}
 	if t.distant {
 		return strings.Replace(dsn, "127.0.0.1", distance.Near, 1)
 	}

@@ -32,6 +32,10 @@ type PostgresOptions struct {
 	// time zone UTC. Values are quoted for you; an empty one is kept as such.
 	Settings map[string]string
 
+	// TLS lets clients ask for TLS. The certificate is its own authority, and in
+	// CertificateFile.
+	TLS bool
+
 	// Dir is where the server's data and log live. What is there from an
 	// earlier start is used again, and Close leaves it. Defaults to a temporary
 	// directory that Close removes.
@@ -124,6 +128,9 @@ func newPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error
 	if len(p.DataDir())+len("/.s.PGSQL.65535.lock") > 107 {
 		p.settings["unix_socket_directories"] = ""
 	}
+	if o.TLS {
+		p.settings["ssl"] = "on"
+	}
 	maps.Copy(p.settings, o.Settings)
 	return p, nil
 }
@@ -143,6 +150,14 @@ func (p *Postgres) initDB(ctx context.Context) error {
 		"--encoding=UTF8", "--locale=C", "--no-sync")
 	if err := run(ctx, cmd); err != nil {
 		return fmt.Errorf("make database cluster: %w", err)
+	}
+	if p.settings["ssl"] == "on" {
+		if err := writeCertificate(p.DataDir()); err != nil {
+			return err
+		}
+		if err := p.user.own(p.DataDir()); err != nil {
+			return fmt.Errorf("hand over certificate: %w", err)
+		}
 	}
 	return p.configure()
 }
@@ -325,6 +340,9 @@ func (p *Postgres) Addr() string { return p.port.addr() }
 
 // DataDir returns the data directory (PGDATA). It belongs to the server's user.
 func (p *Postgres) DataDir() string { return filepath.Join(p.base, "data") }
+
+// CertificateFile returns the server's certificate, PEM. See PostgresOptions.TLS.
+func (p *Postgres) CertificateFile() string { return filepath.Join(p.DataDir(), "server.crt") }
 
 // LogFile returns the file with the server's log, of all starts.
 func (p *Postgres) LogFile() string { return filepath.Join(p.base, "postgres.log") }
