@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,35 @@ func TestPostgresCrashes(t *testing.T) {
 // transaction: the events that were read of it are not published again.
 func TestReplicationConnectionCut(t *testing.T) {
 	s := newScenario(t, nil, nil)
+	s.cutAgainAndAgain()
+}
+
+// The same over TLS, of either version in use, with a server that takes nothing else.
+func TestReplicationOverTLS(t *testing.T) {
+	postgres := ownPostgres(t, testbed.PostgresOptions{TLS: true})
+	for _, version := range []string{"TLSv1.2", "TLSv1.3"} {
+		t.Run(version, func(t *testing.T) {
+			s := newScenario(t, postgres, nil)
+			s.execIn("postgres", "ALTER SYSTEM SET ssl_max_protocol_version = '"+version+"'")
+			s.execIn("postgres", "SELECT pg_reload_conf()")
+			s.dsn = strings.Replace(s.dsn, "sslmode=disable", "sslmode=verify-full", 1)
+			c := s.start()
+			c.waitLog("certificate signed by unknown authority; name its authority's", 30*time.Second)
+			c.stop()
+			s.dsn += "&sslrootcert=" + postgres.CertificateFile()
+			c = s.startStreaming()
+			if v := s.value("SELECT min(coalesce(s.version, 'none')) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE application_name = 'outboxd' AND datname = '" + s.database + "'"); v != version {
+				t.Errorf("the least secure connection has %s", v)
+			}
+			c.stop()
+			s.cutAgainAndAgain()
+		})
+	}
+}
+
+func (s *scenario) cutAgainAndAgain() {
+	t := s.t
+	t.Helper()
 	proxy, err := testbed.NewProxy(s.postgres.Addr())
 	if err != nil {
 		t.Fatal(err)

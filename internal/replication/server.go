@@ -8,6 +8,7 @@ package replication
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -21,7 +22,6 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/rs/zerolog"
 
-	"outboxd/internal/rawconn"
 	"outboxd/offsets"
 )
 
@@ -96,7 +96,7 @@ func parseDSN(dsn string) (*pgconn.Config, error) {
 	if cfg.ConnectTimeout > 0 {
 		dialer.Timeout = cfg.ConnectTimeout
 	}
-	cfg.DialFunc = rawconn.Dial(dialer)
+	cfg.DialFunc = dial(dialer)
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "outboxd"
 	}
@@ -200,6 +200,9 @@ func connectHint(err error) error {
 		return &Error{err, "check the database name in postgres.dsn"}
 	case "53300":
 		return &Error{err, "raise max_wal_senders or max_connections, or wait until one is free"}
+	}
+	if e := new(tls.CertificateVerificationError); errors.As(err, &e) {
+		return &Error{err, "name its authority's certificate by sslrootcert in postgres.dsn, and the host as the certificate does"}
 	}
 	return err
 }

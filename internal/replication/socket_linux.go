@@ -16,6 +16,9 @@ func rawSocket(conn net.Conn) syscall.RawConn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
+	if ahead, ok := conn.(*aheadConn); ok {
+		conn = ahead.Conn
+	}
 	if _, ok := conn.LocalAddr().(*net.TCPAddr); !ok {
 		return nil
 	}

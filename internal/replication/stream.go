@@ -90,7 +90,7 @@ type Frame struct {
 // confirmed position, which the first status update repeats.
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
-	s := &Stream{conn: conn, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
+	s := &Stream{conn: whole(conn), memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
 	s.pace = newPace(water(conn), near(conn))
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
