@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,36 @@ func TestReplicationOverTLS(t *testing.T) {
 			s.cutAgainAndAgain()
 		})
 	}
+}
+
+// Over a Unix socket the connector is killed, and PostgreSQL too.
+func TestReplicationOverUnixSocket(t *testing.T) {
+	postgres := ownPostgres(t, testbed.PostgresOptions{})
+	s := newScenario(t, postgres, nil)
+	s.dsn += "&host=" + url.QueryEscape(postgres.DataDir())
+	s.extra = "errors: {retry: {min: 50ms, max: 1s}}"
+	c := s.startStreaming()
+	if s.value("SELECT count(client_addr) FROM pg_stat_replication") != "0" {
+		t.Fatal("the connector streams over TCP")
+	}
+	l := s.startLoad(3, 20, time.Millisecond, 17)
+	for range 3 {
+		l.more(300)
+		c.kill()
+		s.checkpoint()
+		c = s.startStreaming()
+	}
+	if err := postgres.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := postgres.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.more(300)
+	l.stop()
+	s.waitConfirmed(60 * time.Second)
+	c.stop()
+	s.verify()
 }
 
 func (s *scenario) cutAgainAndAgain() {

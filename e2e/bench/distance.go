@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,11 +110,13 @@ func relay(client net.Conn, address string) {
 // dsn leads to the target's database from where the contestant is.
 func (b *bench) dsn(t target) string {
 	dsn := b.postgres.DSN(t.database)
-	if b.tls {
-		dsn = strings.Replace(dsn, "sslmode=disable", "sslmode=require", 1)
-	}
-	if t.distant {
+	switch {
+	case t.distant:
 		return strings.Replace(dsn, "127.0.0.1", distance.Near, 1)
+	case b.over == "tls":
+		return strings.Replace(dsn, "sslmode=disable", "sslmode=require", 1)
+	case b.over == "unix":
+		return dsn + "&host=" + url.QueryEscape(b.postgres.DataDir())
 	}
 	return dsn
 }

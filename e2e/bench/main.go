@@ -40,7 +40,7 @@ func main() {
 	flag.StringVar(&b.against, "against", "", "other binaries of outboxd to measure beside it, separated by commas")
 	flag.StringVar(&b.out, "out", "", "folder for results.md and a plot of each scenario")
 	flag.StringVar(&b.skip, "skip", "", "contestants to leave out, separated by ;")
-	flag.BoolVar(&b.tls, "tls", false, "read from PostgreSQL over TLS")
+	flag.StringVar(&b.over, "over", "tcp", "how PostgreSQL is reached: tcp, tls, unix")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -57,9 +57,9 @@ func exit(err error) {
 
 // bench is a run of the command.
 type bench struct {
-	debezium, tls     bool
+	debezium          bool
 	runs, events      int
-	version           string
+	version, over     string
 	binary, out, skip string
 	against           string
 
@@ -113,7 +113,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		defer b.line.Close()
 		settings["listen_addresses"] = "127.0.0.1," + distance.Near
 	}
-	if b.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{Version: b.version, Settings: settings, TLS: b.tls}); err != nil {
+	if b.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{Version: b.version, Settings: settings, TLS: b.over == "tls"}); err != nil {
 		return err
 	}
 	defer b.postgres.Close()
@@ -135,12 +135,8 @@ func (b *bench) run(ctx context.Context, only string) error {
 		defer b.registry.Close()
 	}
 
-	over := ""
-	if b.tls {
-		over = " over TLS"
-	}
-	b.printf("%s, PostgreSQL %s%s, Kafka %s, %d processors, load %s\n",
-		time.Now().Format(time.DateOnly), b.version, over, testbed.KafkaVersion, runtime.NumCPU(), loadAverage())
+	b.printf("%s, PostgreSQL %s over %s, Kafka %s, %d processors, load %s\n",
+		time.Now().Format(time.DateOnly), b.version, b.over, testbed.KafkaVersion, runtime.NumCPU(), loadAverage())
 	var errs []error
 	for _, s := range chosen {
 		if err := s.run(ctx, b, s); err != nil {

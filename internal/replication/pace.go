@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/binary"
 	"math"
+	"net"
 	"time"
 )
 
@@ -85,6 +86,13 @@ func (unmarked) await(atMost time.Duration) { time.Sleep(atMost) }
 func (unmarked) ready()                     {}
 func (unmarked) all() bool                  { return false }
 
+// restless is a connection that is not TCP, such as a Unix socket: the server is held
+// up after some hundred messages, however short, so that a rest would be all that it
+// waits for. And each message wakes a reader that rests.
+type restless struct{ unmarked }
+
+func (restless) await(time.Duration) {}
+
 // nearSocket is the TCP socket of a near server.
 type nearSocket interface {
 	// resize sets the receive buffer, and lets all of it be offered.
@@ -138,6 +146,13 @@ const (
 	lightRate  = 2 << 20
 	rateWindow = 10 * time.Millisecond
 )
+
+func paceOf(conn net.Conn) pace {
+	if _, ok := conn.LocalAddr().(*net.TCPAddr); !ok {
+		return newPace(restless{}, nil)
+	}
+	return newPace(water(conn), near(conn))
+}
 
 func newPace(water lowWater, near nearSocket) pace {
 	p := pace{water: water, near: near, socket: &narrow}

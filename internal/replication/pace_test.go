@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"net"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -76,6 +78,32 @@ func TestRestWithoutLowWaterMark(t *testing.T) {
 	}
 	if slept {
 		t.Error("a rest in light traffic")
+	}
+}
+
+// A server behind a Unix socket waits for a reader that rests, so nothing makes one.
+func TestUnixSocketIsReadWithoutRest(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	p := paceOf(conn)
+	p.little, p.heavy, p.brisk = true, true, true
+	rested := 0
+	for range 100 {
+		before := time.Now()
+		if p.rest(false); time.Since(before) >= restFor {
+			rested++
+		}
+	}
+	if rested == 100 {
+		t.Error("each read waits")
 	}
 }
 

@@ -11,16 +11,13 @@ import (
 	"outboxd/internal/rawconn"
 )
 
-// rawSocket returns the TCP socket of a connection, or nil.
+// rawSocket returns the socket of a TCP connection, or nil.
 func rawSocket(conn net.Conn) syscall.RawConn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
 	if ahead, ok := conn.(*aheadConn); ok {
 		conn = ahead.Conn
-	}
-	if _, ok := conn.LocalAddr().(*net.TCPAddr); !ok {
-		return nil
 	}
 	if socket, ok := conn.(syscall.Conn); ok {
 		if raw, err := socket.SyscallConn(); err == nil {

@@ -91,7 +91,7 @@ type Frame struct {
 func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
 	s := &Stream{conn: whole(conn), memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
-	s.pace = newPace(water(conn), near(conn))
+	s.pace = paceOf(conn)
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())
