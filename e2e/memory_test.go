@@ -48,3 +48,26 @@ func TestMemoryOfEnvelopes(t *testing.T) {
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
 }
+
+// The partitions of a new topic become ready one after the other, and what is sent to
+// the last keeps the memory of events that were acknowledged long before. It counts.
+func TestMemoryOfManyPartitions(t *testing.T) {
+	s := newScenario(t, nil, nil)
+	s.startStreaming().stop() // makes the slot
+	const events = 300_000
+	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+		SELECT 'k' || i % 5000, 't0', jsonb_build_object('n', i, 'text', repeat(md5(i::text), 8)) FROM generate_series(1, $1::int) i`, events)
+	s.createTopic(s.topic+".t0", 120, nil)
+	c := s.startStreaming()
+	waitFor(t, 120*time.Second, func() (string, bool) {
+		n := s.arrived()
+		return fmt.Sprintf("%d of %d events", n, events), n >= events
+	})
+	s.waitConfirmed(60 * time.Second)
+	if rss := c.peakRSS(); rss > 64<<20 && !raceEnabled {
+		t.Errorf("%d MiB in memory", rss>>20)
+	} else {
+		t.Logf("%d MiB in memory", rss>>20)
+	}
+	c.stop()
+}

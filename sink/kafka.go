@@ -40,6 +40,8 @@ type Options struct {
 	// Backlog is how many bytes of late events are kept together to make larger
 	// batches; 0: none. Transactions do without.
 	Backlog int64
+	// Budget accounts for the memory of deliveries; nil: there is no limit.
+	Budget Budget
 	// PauseLimit is how long the process may be stopped before the sink gives up
 	// what is buffered, because another process may have taken over. 0: for ever.
 	PauseLimit time.Duration
@@ -108,6 +110,9 @@ func New(o Options) (*Kafka, error) {
 		topics:     make(map[string]limit),
 	}
 	k.finish = k.finished
+	if k.spares.budget = o.Budget; o.Budget == nil {
+		k.spares.budget = noBudget{}
+	}
 	k.backlog.init(k.produce, o.Backlog)
 	now := time.Now()
 	k.pauses.beat.Store(&now)
@@ -185,6 +190,10 @@ func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 
 // Return takes back the delivery that Next returned last, which is not sent.
 func (k *Kafka) Return() { k.spares.unget() }
+
+// Shed gives up deliveries that are kept to be used again, of so many bytes if there
+// are. It returns of how many. Any goroutine may call it.
+func (k *Kafka) Shed(bytes int) (shed int) { return k.spares.shed(bytes) }
 
 // Send encodes the event's value and hands the delivery to the client. It does
 // not wait for Kafka, but for the question how large a record a topic takes that

@@ -10,7 +10,7 @@ import (
 // is used first, with what room for headers turned out to be needed.
 func TestSparesAreUsedInOrder(t *testing.T) {
 	ctx := context.Background()
-	s := &spares{most: 5}
+	s := &spares{most: 5, budget: noBudget{}}
 	var used []*Delivery
 	for i := range 3 * slabSize {
 		d := s.get(ctx)
@@ -49,5 +49,66 @@ func TestSparesAreUsedInOrder(t *testing.T) {
 	}
 	if d := s.get(ctx); d != used[0] {
 		t.Error("a new slab was made although a used one is there")
+	}
+}
+
+// account is a budget that keeps all.
+type account struct{ used, kept int }
+
+func (a *account) Use(bytes int, kept bool) {
+	a.used += bytes
+	if kept {
+		a.kept -= bytes
+	}
+}
+
+func (a *account) Unuse(bytes int) bool {
+	a.used -= bytes
+	a.kept += bytes
+	return true
+}
+
+// A slab counts as used until the last of its deliveries has come back: it is of no use
+// before. What is kept is given up on demand.
+func TestSparesAreAccountedFor(t *testing.T) {
+	budget := new(account)
+	s := &spares{budget: budget}
+	check := func(what string, used, kept int) {
+		t.Helper()
+		if budget.used != used*slabBytes || budget.kept != kept*slabBytes {
+			t.Errorf("%s: %d bytes are used and %d kept, want %d and %d slabs of %d", what, budget.used, budget.kept, used, kept, slabBytes)
+		}
+	}
+	var used []*Delivery
+	for range 4 * slabSize {
+		used = append(used, s.get(t.Context()))
+	}
+	check("all are out", 4, 0)
+	for i, d := range used {
+		if i%slabSize != 7 {
+			s.put(d)
+		}
+	}
+	check("one of each is out", 4, 0)
+	for i := range 3 {
+		s.put(used[i*slabSize+7])
+	}
+	check("the last of three came back", 1, 3)
+	if d := s.get(t.Context()); d.slab != used[2*slabSize].slab {
+		t.Error("not the slab that came back last")
+	}
+	check("one is used again", 2, 2)
+	if shed := s.shed(1); shed != slabBytes {
+		t.Errorf("%d bytes were given up", shed)
+	}
+	for range slabSize {
+		used = append(used, s.get(t.Context()))
+	}
+	if used[len(used)-1].slab != used[slabSize].slab {
+		t.Error("not the slab that was used last was kept")
+	}
+	check("the other one is used again", 3, 1) // the account was not told of the one that was given up
+	if shed := s.shed(1 << 30); shed != 0 {
+		t.Errorf("%d bytes were given up of what is used", shed)
 	}
 }

@@ -267,7 +267,10 @@ func (p *Pipeline) openSink() (err error) {
 		// With transactions the brokers' fencing does it.
 		o.PauseLimit = min(p.keeps*3/4, 30*time.Second)
 	}
-	p.sink, err = sink.New(o)
+	o.Budget = p.memory
+	if p.sink, err = sink.New(o); err == nil {
+		p.memory.OnShortage(p.sink.Shed)
+	}
 	return err
 }
 

@@ -7,24 +7,22 @@ import (
 	"time"
 )
 
-const (
-	// blockSize is the size of the buffers that frames are read into. It holds
-	// what one read of a full socket brings.
-	blockSize = 256 << 10
-	// eventOverhead is charged for each event that holds a block, for what is
-	// kept beside its bytes until it is acknowledged: the delivery, the
-	// client's record and headers. Measured with a broker that stands still.
-	eventOverhead = 900
-)
+// blockSize is the size of the buffers that frames are read into. It holds what one
+// read of a full socket brings.
+const blockSize = 256 << 10
 
-// Memory bounds the bytes of frames that were read and are not yet
-// acknowledged. The stream allocates from it, and waits at the limit; blocks
-// come back from the goroutine that hears of acknowledgements.
+// Memory bounds the bytes of frames that were read and are not yet acknowledged, of
+// what is made of them, and of what is kept of both to be used again: together they
+// stay at the limit. The stream allocates from it, and waits at the limit; blocks come
+// back from the goroutine that hears of acknowledgements.
 type Memory struct {
 	limit int64
 	used  atomic.Int64
+	kept  atomic.Int64 // for later use: spare blocks, and what Unuse let others keep
+	out   atomic.Int64 // blocks in use
 	// freed wakes the stream when it waits.
 	freed chan struct{}
+	shed  func(bytes int) (shed int)
 
 	mu    sync.Mutex
 	spare []*Block
@@ -32,11 +30,65 @@ type Memory struct {
 
 // NewMemory returns a bound of so many bytes.
 func NewMemory(limit int64) *Memory {
-	return &Memory{limit: limit, freed: make(chan struct{}, 1)}
+	return &Memory{limit: limit, freed: make(chan struct{}, 1), shed: func(int) int { return 0 }}
 }
 
 // Used returns the bytes in use now.
 func (m *Memory) Used() int64 { return m.used.Load() }
+
+// OnShortage sets what is called when memory is needed that others keep: it gives up
+// so many bytes of that, if it can, and returns how many it gave up. The stream's
+// goroutine sets it, and calls it.
+func (m *Memory) OnShortage(shed func(bytes int) int) { m.shed = shed }
+
+// Use accounts for bytes that come into use elsewhere, on behalf of events, and
+// whether they were kept until now. The stream's goroutine calls it. It never waits:
+// reading does.
+func (m *Memory) Use(bytes int, kept bool) {
+	m.used.Add(int64(bytes))
+	if kept {
+		m.kept.Add(int64(-bytes))
+		return
+	}
+	m.makeRoom()
+}
+
+// Unuse accounts for bytes that are no longer in use, and returns whether they may be
+// kept for later. Any goroutine may call it.
+func (m *Memory) Unuse(bytes int) (keep bool) {
+	m.give(int64(bytes), false)
+	if keep = m.mayKeep(bytes); keep {
+		m.kept.Add(int64(bytes))
+	}
+	return keep
+}
+
+func (m *Memory) mayKeep(bytes int) bool {
+	return m.used.Load()+m.kept.Load()+int64(bytes) <= m.limit
+}
+
+// makeRoom gives up of what is kept as much as is needed now.
+func (m *Memory) makeRoom() {
+	for !m.mayKeep(0) {
+		if m.reuse() == nil {
+			break
+		}
+	}
+	if over := m.used.Load() + m.kept.Load() - m.limit; over > 0 {
+		m.kept.Add(int64(-m.shed(int(over))))
+	}
+}
+
+// give takes bytes off those in use, and wakes the stream if that helps it.
+func (m *Memory) give(bytes int64, wake bool) {
+	used := m.used.Add(-bytes)
+	if wake || used < m.limit && used+bytes >= m.limit {
+		select {
+		case m.freed <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // Block is a buffer of whole frames. It lives as long as its reader or any event
 // in it.
@@ -47,10 +99,7 @@ type Block struct {
 }
 
 // Retain keeps the block for one more event.
-func (b *Block) Retain() {
-	b.refs.Add(1)
-	b.memory.used.Add(eventOverhead)
-}
+func (b *Block) Retain() { b.refs.Add(1) }
 
 // Charge accounts for so many bytes more that an event of the block takes until
 // it is released.
@@ -58,49 +107,66 @@ func (b *Block) Charge(bytes int) { b.memory.used.Add(int64(bytes)) }
 
 // Release gives up what Retain kept, and what was charged. Any goroutine may call
 // it.
-func (b *Block) Release(charged int) { b.drop(eventOverhead + int64(charged)) }
-
-func (b *Block) drop(charge int64) {
+func (b *Block) Release(charged int) {
 	m := b.memory
-	last := b.refs.Add(-1) == 0
-	if last {
-		charge += int64(len(b.buf))
-		if len(b.buf) == blockSize {
-			m.mu.Lock()
-			m.spare = append(m.spare, b)
-			m.mu.Unlock()
+	if b.refs.Add(-1) > 0 {
+		if charged > 0 {
+			m.give(int64(charged), false)
 		}
+		return
 	}
-	used := m.used.Add(-charge)
-	if last || used < m.limit && used+charge >= m.limit {
-		select {
-		case m.freed <- struct{}{}:
-		default:
-		}
+	m.out.Add(-1)
+	m.give(int64(charged+len(b.buf)), true)
+	if len(b.buf) == blockSize && m.mayKeep(blockSize) {
+		m.kept.Add(blockSize)
+		m.mu.Lock()
+		m.spare = append(m.spare, b)
+		m.mu.Unlock()
 	}
 }
 
 // take returns a block of at least size bytes, or nil when that would pass the
-// limit. held is what the caller itself holds: a frame larger than the limit is
-// let through when nothing else is in use.
-func (m *Memory) take(size int, held int64) *Block {
+// limit. own is the caller's block, if it has one: a frame larger than the limit is
+// let through when no other and no event is there.
+func (m *Memory) take(size int, own *Block) *Block {
 	size = max(size, blockSize)
-	if used := m.used.Load(); used > held && used+int64(size) > m.limit {
+	if m.used.Load()+int64(size) > m.limit && !m.alone(own) {
 		return nil
 	}
 	m.used.Add(int64(size))
+	m.out.Add(1)
 	var b *Block
 	if size == blockSize {
-		m.mu.Lock()
-		if n := len(m.spare); n > 0 {
-			b, m.spare = m.spare[n-1], m.spare[:n-1]
-		}
-		m.mu.Unlock()
+		b = m.reuse()
 	}
 	if b == nil {
+		m.makeRoom()
 		b = &Block{memory: m, buf: make([]byte, size)}
 	}
 	b.refs.Store(1)
+	return b
+}
+
+// alone tells whether no block is in use but the caller's own, and that by nobody else.
+func (m *Memory) alone(own *Block) bool {
+	if own == nil {
+		return m.out.Load() == 0
+	}
+	return m.out.Load() == 1 && own.refs.Load() == 1
+}
+
+// reuse returns a block that was kept, or nil.
+func (m *Memory) reuse() *Block {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(m.spare)
+	if n == 0 {
+		return nil
+	}
+	b := m.spare[n-1]
+	m.spare[n-1] = nil
+	m.spare = m.spare[:n-1]
+	m.kept.Add(-blockSize)
 	return b
 }
 
@@ -120,7 +186,7 @@ func NewBuffer(memory *Memory) *Buffer { return &Buffer{memory: memory} }
 func (b *Buffer) Make(ctx context.Context, size int) ([]byte, error) {
 	for b.block == nil || len(b.block.buf)-b.w < size {
 		b.Close() // its events keep it
-		if b.block, b.w = b.memory.take(size, 0), 0; b.block != nil {
+		if b.block, b.w = b.memory.take(size, nil), 0; b.block != nil {
 			break
 		}
 		select {
@@ -141,7 +207,7 @@ func (b *Buffer) Block() *Block { return b.block }
 // Close gives up the buffer's own hold of its block.
 func (b *Buffer) Close() {
 	if b.block != nil {
-		b.block.drop(0)
+		b.block.Release(0)
 		b.block = nil
 	}
 }

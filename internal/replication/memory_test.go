@@ -9,24 +9,25 @@ import (
 
 func TestMemoryGivesBackWhatWasTaken(t *testing.T) {
 	m := NewMemory(4 * blockSize)
-	a, b := m.take(1, 0), m.take(blockSize, 0)
+	a, b := m.take(1, nil), m.take(blockSize, nil)
 	if a == nil || b == nil {
 		t.Fatal("two blocks do not fit into four")
 	}
 	a.Retain()
 	a.Retain()
 	b.Retain()
-	if want := int64(2*blockSize + 3*eventOverhead); m.Used() != want {
+	b.Charge(1000)
+	if want := int64(2*blockSize + 1000); m.Used() != want {
 		t.Errorf("used %d, want %d", m.Used(), want)
 	}
-	a.drop(0) // the reader leaves first, the events follow
+	a.Release(0) // the reader leaves first, the events follow
 	a.Release(0)
-	if want := int64(2*blockSize + 2*eventOverhead); m.Used() != want {
+	if want := int64(2*blockSize + 1000); m.Used() != want {
 		t.Errorf("used %d after the reader and one of two events left, want %d: the block is still held", m.Used(), want)
 	}
 	a.Release(0)
-	b.Release(0) // here the events leave first
-	b.drop(0)
+	b.Release(1000) // here the events leave first
+	b.Release(0)
 	if m.Used() != 0 {
 		t.Errorf("used %d after all was given back", m.Used())
 	}
@@ -34,13 +35,13 @@ func TestMemoryGivesBackWhatWasTaken(t *testing.T) {
 
 func TestMemoryReusesBlocks(t *testing.T) {
 	m := NewMemory(4 * blockSize)
-	first := m.take(1, 0)
-	first.drop(0)
-	if again := m.take(blockSize, 0); again != first {
+	first := m.take(1, nil)
+	first.Release(0)
+	if again := m.take(blockSize, nil); again != first {
 		t.Error("a block that was given back is not used again")
 	}
-	large := m.take(blockSize+1, 0)
-	large.drop(0)
+	large := m.take(blockSize+1, nil)
+	large.Release(0)
 	if len(m.spare) != 0 {
 		t.Error("a block of an uncommon size is kept")
 	}
@@ -48,23 +49,23 @@ func TestMemoryReusesBlocks(t *testing.T) {
 
 func TestMemoryLimit(t *testing.T) {
 	m := NewMemory(2 * blockSize)
-	a, b := m.take(1, 0), m.take(1, 0)
+	a, b := m.take(1, nil), m.take(1, nil)
 	if b == nil {
 		t.Fatal("the limit is not used up to the last byte")
 	}
-	if m.take(1, 0) != nil {
+	if m.take(1, nil) != nil {
 		t.Fatal("a third block passes the limit of two")
 	}
-	if m.take(1, blockSize) != nil {
+	if m.take(1, b) != nil {
 		t.Fatal("the caller's own block does not excuse the other one")
 	}
-	a.drop(0)
+	a.Release(0)
 	select {
 	case <-m.freed:
 	default:
 		t.Fatal("a block was given back, and the waiting stream was not woken")
 	}
-	if m.take(1, 0) == nil {
+	if m.take(1, nil) == nil {
 		t.Error("there is room for a block again")
 	}
 }
@@ -73,11 +74,10 @@ func TestMemoryLimit(t *testing.T) {
 // although no block does.
 func TestMemoryWakesBelowTheLimit(t *testing.T) {
 	m := NewMemory(2 * blockSize)
-	a := m.take(1, 0)
-	for m.Used() < 2*blockSize {
-		a.Retain()
-	}
-	a.Release(0)
+	a := m.take(1, nil)
+	a.Retain()
+	a.Charge(blockSize)
+	a.Release(blockSize)
 	select {
 	case <-m.freed:
 	default:
@@ -88,21 +88,21 @@ func TestMemoryWakesBelowTheLimit(t *testing.T) {
 func TestMemoryOversize(t *testing.T) {
 	const size = 10 * blockSize
 	m := NewMemory(2 * blockSize)
-	small := m.take(1, 0)
+	small := m.take(1, nil)
 	small.Retain()
-	if m.take(size, blockSize) != nil {
+	if m.take(size, small) != nil {
 		t.Fatal("a frame above the limit was let through beside an unacknowledged event")
 	}
 	small.Release(0)
-	large := m.take(size, blockSize)
+	large := m.take(size, small)
 	if large == nil {
 		t.Fatal("a frame above the limit is never let through: the stream would wait for ever")
 	}
 	if len(large.buf) != size {
 		t.Errorf("block of %d bytes, want %d", len(large.buf), size)
 	}
-	small.drop(0)
-	large.drop(0)
+	small.Release(0)
+	large.Release(0)
 	if m.Used() != 0 {
 		t.Errorf("used %d after all was given back", m.Used())
 	}
@@ -122,17 +122,17 @@ func TestMemoryConcurrentRelease(t *testing.T) {
 		})
 	}
 	for range 2000 {
-		b := m.take(1, 0)
+		b := m.take(1, nil)
 		for b == nil {
 			<-m.freed
-			b = m.take(1, 0)
+			b = m.take(1, nil)
 		}
 		b.buf[0]++ // the race detector sees a block that is in use twice
 		for range 5 {
 			b.Retain()
 			events <- b
 		}
-		b.drop(0)
+		b.Release(0)
 	}
 	close(events)
 	clients.Wait()
@@ -144,10 +144,89 @@ func TestMemoryConcurrentRelease(t *testing.T) {
 	}
 }
 
+// What others use on behalf of events counts, and holds the stream up.
+func TestMemoryOfOthers(t *testing.T) {
+	m := NewMemory(4 * blockSize)
+	m.Use(4*blockSize-1, false)
+	if m.take(1, nil) == nil {
+		t.Fatal("no block is in use, and the stream waits")
+	}
+	m.take(1, nil) // not alone, and nil
+	if m.Used() != 5*blockSize-1 {
+		t.Fatalf("used %d", m.Used())
+	}
+	if m.Unuse(2 * blockSize) {
+		t.Error("more may be kept than the limit")
+	}
+	select {
+	case <-m.freed:
+	default:
+		t.Error("usage went below the limit, and the waiting stream was not woken")
+	}
+	if m.Used() != 3*blockSize-1 {
+		t.Errorf("used %d", m.Used())
+	}
+}
+
+// What is kept for later and what is in use stay at the limit together, whoever keeps
+// it: what is kept gives way.
+func TestMemoryKeepsNoMoreThanTheLimit(t *testing.T) {
+	m := NewMemory(8 * blockSize)
+	kept := 0 // by somebody else
+	m.OnShortage(func(bytes int) int {
+		shed := min(kept, bytes)
+		kept -= shed
+		return shed
+	})
+	check := func(what string, blocks, others int) {
+		t.Helper()
+		if len(m.spare) != blocks || kept != others*blockSize {
+			t.Errorf("%s: %d blocks and %d bytes elsewhere are kept, want %d and %d", what, len(m.spare), kept, blocks, others*blockSize)
+		}
+		if total := m.used.Load() + m.kept.Load(); total > m.limit || m.kept.Load() != int64(len(m.spare)*blockSize+kept) {
+			t.Errorf("%s: %d bytes in all, %d kept", what, total, m.kept.Load())
+		}
+	}
+	take := func(n int) (blocks []*Block) {
+		for range n {
+			blocks = append(blocks, m.take(1, nil))
+		}
+		return blocks
+	}
+	release := func(blocks []*Block) {
+		for _, b := range blocks {
+			b.Release(0)
+		}
+	}
+	release(take(8))
+	check("eight blocks were used", 8, 0)
+	m.Use(3*blockSize, false)
+	check("memory is used elsewhere", 5, 0)
+	if m.Unuse(3 * blockSize) {
+		kept += 3 * blockSize
+	}
+	check("and then kept", 5, 3)
+	used := take(6)
+	check("a sixth block is used", 0, 2)
+	m.Use(2*blockSize, true)
+	kept -= 2 * blockSize
+	check("what was kept is used", 0, 0)
+	used[0].Charge(blockSize)
+	if m.Unuse(blockSize) {
+		t.Error("more may be kept than the limit")
+	}
+	used[0].Release(blockSize)
+	release(used[1:])
+	m.take(7*blockSize, nil).Release(0)
+	if len(m.spare) != 0 {
+		t.Errorf("%d blocks are kept beside a large frame", len(m.spare))
+	}
+}
+
 // A buffer makes frames one behind the other, waits at the limit, and lets through
 // what is larger than the limit when it is alone.
 func TestBuffer(t *testing.T) {
-	m := NewMemory(2*blockSize + 2*eventOverhead)
+	m := NewMemory(2 * blockSize)
 	b := NewBuffer(m)
 	frame := func(size int) []byte {
 		t.Helper()
@@ -164,7 +243,7 @@ func TestBuffer(t *testing.T) {
 	full := b.Block()
 	full.Retain()
 	frame(1)
-	if b.Block() == full || m.Used() != 2*blockSize+eventOverhead {
+	if b.Block() == full || m.Used() != 2*blockSize {
 		t.Errorf("%d bytes in use", m.Used())
 	}
 	b.Block().Retain()

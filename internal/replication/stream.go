@@ -207,15 +207,11 @@ func (s *Stream) room(need int) error {
 	}
 	waited := false
 	for {
-		held := int64(0)
-		if s.block != nil {
-			held = int64(len(s.block.buf))
-		}
-		if next := s.memory.take(need, held); next != nil {
+		if next := s.memory.take(need, s.block); next != nil {
 			if s.block != nil {
 				s.w = copy(next.buf, s.block.buf[s.r:s.w])
 				s.r = 0
-				s.block.drop(0)
+				s.block.Release(0)
 			}
 			s.block = next
 			if waited {
@@ -377,7 +373,7 @@ func (s *Stream) Serve(ctx context.Context, done <-chan struct{}) error {
 func (s *Stream) Close() {
 	s.conn.Close()
 	if s.block != nil {
-		s.block.drop(0)
+		s.block.Release(0)
 		s.block = nil
 	}
 }

@@ -288,7 +288,7 @@ func TestRetainedFramesStay(t *testing.T) {
 // of what is confirmed meanwhile.
 func TestMemoryLimitKeepsTheServerInformed(t *testing.T) {
 	const frames = 12
-	memory := NewMemory(2*blockSize + frames*eventOverhead)
+	memory := NewMemory(2 * blockSize)
 	srv, s := newServer(t, memory, 5*time.Millisecond, 1000)
 	go func() {
 		for i := range frames {
@@ -347,7 +347,7 @@ func TestMemoryLimitKeepsTheServerInformed(t *testing.T) {
 // Interrupt reaches a stream that waits for memory, too.
 func TestInterruptAtTheMemoryLimit(t *testing.T) {
 	memory := NewMemory(blockSize)
-	held := memory.take(1, 0)
+	held := memory.take(1, nil)
 	held.Retain()
 	_, s := newServer(t, memory, 5*time.Millisecond, 1)
 	why := errors.New("enough")
