@@ -221,6 +221,11 @@ func TestMemoryKeepsNoMoreThanTheLimit(t *testing.T) {
 	if len(m.spare) != 0 {
 		t.Errorf("%d blocks are kept beside a large frame", len(m.spare))
 	}
+	last := m.take(1, nil)
+	m.Use(8*blockSize, false)
+	if last.Release(0); len(m.spare) != 0 {
+		t.Error("a block is kept although the limit is used up")
+	}
 }
 
 // A buffer makes frames one behind the other, waits at the limit, and lets through

@@ -132,6 +132,7 @@ func TestAwait(t *testing.T) {
 
 	w.mark(1 << 30)
 	ended = awaits(long)
+	goesOn(ended) // by now it waits, and hears of the full socket
 	go theirs.Write(make([]byte, 16<<20))
 	ends("when the socket takes no more", ended)
 	w.mark(1 << 29)
