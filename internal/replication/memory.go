@@ -57,25 +57,36 @@ func (m *Memory) Use(bytes int, kept bool) {
 // kept for later. Any goroutine may call it.
 func (m *Memory) Unuse(bytes int) (keep bool) {
 	m.give(int64(bytes), false)
-	if keep = m.mayKeep(bytes); keep {
-		m.kept.Add(int64(bytes))
-	}
-	return keep
+	return m.keep(bytes, nil)
 }
 
-func (m *Memory) mayKeep(bytes int) bool {
-	return m.used.Load()+m.kept.Load()+int64(bytes) <= m.limit
+// keep accounts for bytes that are kept for later, if there is room: a block here, or
+// elsewhere.
+func (m *Memory) keep(bytes int, b *Block) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.over(bytes) > 0 {
+		return false
+	}
+	m.kept.Add(int64(bytes))
+	if b != nil {
+		m.spare = append(m.spare, b)
+	}
+	return true
+}
+
+// over returns by how much the limit would be passed with so many bytes more.
+func (m *Memory) over(more int) int64 {
+	return m.used.Load() + m.kept.Load() + int64(more) - m.limit
 }
 
 // makeRoom gives up of what is kept as much as is needed now.
 func (m *Memory) makeRoom() {
-	for !m.mayKeep(0) {
+	for over := m.over(0); over > 0; over = m.over(0) {
 		if m.reuse() == nil {
-			break
+			m.kept.Add(int64(-m.shed(int(over))))
+			return
 		}
-	}
-	if over := m.used.Load() + m.kept.Load() - m.limit; over > 0 {
-		m.kept.Add(int64(-m.shed(int(over))))
 	}
 }
 
@@ -117,11 +128,8 @@ func (b *Block) Release(charged int) {
 	}
 	m.out.Add(-1)
 	m.give(int64(charged+len(b.buf)), true)
-	if len(b.buf) == blockSize && m.mayKeep(blockSize) {
-		m.kept.Add(blockSize)
-		m.mu.Lock()
-		m.spare = append(m.spare, b)
-		m.mu.Unlock()
+	if len(b.buf) == blockSize {
+		m.keep(blockSize, b)
 	}
 }
 
