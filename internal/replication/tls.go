@@ -30,7 +30,7 @@ func dial(dialer *net.Dialer) pgconn.DialFunc {
 }
 
 // whole returns a connection of dial, with or without TLS, whose reads bring all that
-// has come. Nobody may have read from it ahead of TLS but TLS itself.
+// has come. It takes the place of the given one.
 func whole(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
 	case *aheadConn:
