@@ -352,12 +352,8 @@ func TestBackfillMemory(t *testing.T) {
 	s.extra = fmt.Sprintf("outbox: {backfill: existing}\nkafka: {brokers: [%q], max_buffered: 16MiB}", s.brokers[0])
 	c := s.start()
 	c.waitLog(backfillDone, 10*time.Minute)
-	rss := c.peakRSS()
+	c.checkMemory(fmt.Sprintf("a backfill of %d rows", rows))
 	c.stop()
-	t.Logf("%d rows, at most %d MiB", rows, rss>>20)
-	if rss > 64<<20 && !raceEnabled {
-		t.Errorf("%d MiB", rss>>20)
-	}
 	if n := s.arrived(); n != int64(rows) {
 		t.Errorf("%d of %d rows", n, rows)
 	}

@@ -60,9 +60,7 @@ func TestKafkaStallsLongerThanWalSenderTimeout(t *testing.T) {
 	if after := backend(); after != before {
 		t.Errorf("the replication connection did not survive: server process %s, then %s", before, after)
 	}
-	if rss := c.peakRSS(); rss > 64<<20 && !raceEnabled {
-		t.Errorf("%d MiB in memory with max_buffered 8MiB", rss>>20)
-	}
+	c.checkMemory("max_buffered 8MiB")
 	if err := kafka.Resume(0); err != nil {
 		t.Fatal(err)
 	}

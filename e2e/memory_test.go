@@ -33,11 +33,7 @@ func TestMemoryOfEnvelopes(t *testing.T) {
 		}
 		return "the server has sent up to " + sent, still > 30
 	})
-	if rss := c.peakRSS(); rss > 64<<20 && !raceEnabled {
-		t.Errorf("%d MiB in memory with max_buffered 32MiB", rss>>20)
-	} else {
-		t.Logf("%d MiB in memory", rss>>20)
-	}
+	c.checkMemory("max_buffered 32MiB")
 	if err := kafka.Resume(0); err != nil {
 		t.Fatal(err)
 	}
@@ -64,10 +60,6 @@ func TestMemoryOfManyPartitions(t *testing.T) {
 		return fmt.Sprintf("%d of %d events", n, events), n >= events
 	})
 	s.waitConfirmed(60 * time.Second)
-	if rss := c.peakRSS(); rss > 64<<20 && !raceEnabled {
-		t.Errorf("%d MiB in memory", rss>>20)
-	} else {
-		t.Logf("%d MiB in memory", rss>>20)
-	}
+	c.checkMemory("many partitions")
 	c.stop()
 }

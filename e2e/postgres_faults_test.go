@@ -52,7 +52,8 @@ func TestReplicationConnectionCut(t *testing.T) {
 	s.cutAgainAndAgain()
 }
 
-// The same over TLS, of either version in use, with a server that takes nothing else.
+// The same over TLS, of either version in use. A server whose certificate does not
+// verify is not read from.
 func TestReplicationOverTLS(t *testing.T) {
 	postgres := ownPostgres(t, testbed.PostgresOptions{TLS: true})
 	for _, version := range []string{"TLSv1.2", "TLSv1.3"} {
@@ -105,6 +106,8 @@ func TestReplicationOverUnixSocket(t *testing.T) {
 	s.verify()
 }
 
+// cutAgainAndAgain runs the connector through a proxy that cuts its connections to
+// PostgreSQL.
 func (s *scenario) cutAgainAndAgain() {
 	t := s.t
 	t.Helper()

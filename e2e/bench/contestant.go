@@ -32,9 +32,14 @@ type runner interface {
 
 // contestants returns outboxd first.
 func (b *bench) contestants() []contestant {
-	all := append(b.binaries(), []contestant{
-		{"bare reader, socket left full", runBare("-deliver"), nil},
-		{"the same with outboxd's headers", runBare("-deliver", "-headers"), nil},
+	all := b.binaries()
+	if b.over == "tcp" { // else these cannot tell how full the socket is
+		all = append(all, []contestant{
+			{"bare reader, socket left full", runBare("-deliver"), nil},
+			{"the same with outboxd's headers", runBare("-deliver", "-headers"), nil},
+		}...)
+	}
+	all = append(all, []contestant{
 		{"bare reader, eager", runBare("-deliver", "-eager"), startBare},
 		{"bare eager reader, no Kafka", runBare("-eager"), nil},
 	}...)

@@ -81,6 +81,19 @@ func (b *bench) run(ctx context.Context, only string) error {
 	if err != nil {
 		return err
 	}
+	if !slices.Contains([]string{"tcp", "tls", "unix"}, b.over) {
+		return fmt.Errorf("no way %q to PostgreSQL; there are tcp, tls, unix", b.over)
+	}
+	if b.over != "tcp" {
+		if b.debezium {
+			return errors.New("with -debezium, PostgreSQL is reached over TCP alone")
+		}
+		aboutTCP := func(s scenario) bool { return s.name == "distance" || s.name == "reading" }
+		if only != "" && slices.ContainsFunc(chosen, aboutTCP) {
+			return errors.New("the scenarios distance and reading are about TCP")
+		}
+		chosen = slices.DeleteFunc(chosen, aboutTCP)
+	}
 	if b.dir, err = os.MkdirTemp("", "outboxd-bench-"); err != nil {
 		return err
 	}

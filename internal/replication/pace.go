@@ -73,7 +73,7 @@ type lowWater interface {
 	// ready makes sure that the first byte ends the next Read.
 	ready()
 	// all tells whether the socket holds all that has come since the last Read. TLS
-	// may hold some too.
+	// may hold a part of a record.
 	all() bool
 }
 
@@ -147,6 +147,7 @@ const (
 	rateWindow = 10 * time.Millisecond
 )
 
+// paceOf returns the pace for a connection.
 func paceOf(conn net.Conn) pace {
 	if _, ok := conn.LocalAddr().(*net.TCPAddr); !ok {
 		return newPace(restless{}, nil)
