@@ -120,9 +120,10 @@ func (b *Block) Charge(bytes int) { b.memory.used.Add(int64(bytes)) }
 // it.
 func (b *Block) Release(charged int) {
 	m := b.memory
-	if b.refs.Add(-1) > 0 {
-		if charged > 0 {
-			m.give(int64(charged), false)
+	if left := b.refs.Add(-1); left > 0 {
+		// The last of them is the stream, unless it went first: it may be alone now.
+		if alone := left == 1; alone || charged > 0 {
+			m.give(int64(charged), alone)
 		}
 		return
 	}

@@ -85,6 +85,28 @@ func TestMemoryWakesBelowTheLimit(t *testing.T) {
 	}
 }
 
+// With a limit of little more than a block the stream waits until it is alone, and is
+// woken then.
+func TestMemoryWakesWhenAlone(t *testing.T) {
+	m := NewMemory(blockSize)
+	own := m.take(1, nil)
+	own.Retain()
+	own.Retain()
+	own.Release(0)
+	if m.take(1, own) != nil {
+		t.Fatal("not alone, and past the limit")
+	}
+	own.Release(0)
+	select {
+	case <-m.freed:
+	default:
+		t.Error("the last event is gone, and the waiting stream was not woken")
+	}
+	if m.take(1, own) == nil {
+		t.Error("alone, and still held up")
+	}
+}
+
 func TestMemoryOversize(t *testing.T) {
 	const size = 10 * blockSize
 	m := NewMemory(2 * blockSize)
