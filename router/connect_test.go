@@ -90,6 +90,32 @@ func TestConnectKeys(t *testing.T) {
 	}
 }
 
+// What is not a view of the event is told of, and a spare message keeps none of it.
+func TestReset(t *testing.T) {
+	rules := base("t", decoder.AggregateID)
+	rules.KeyForm = ConnectJSONKey
+	var m Message
+	if err := mustNew(t, rules).Route(event(with(decoder.AggregateID, strings.Repeat("k", 1<<20))), &m); err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Converted(); n < 1<<20 || n > 3<<20 {
+		t.Errorf("a key of 1 MiB takes %d bytes", n)
+	}
+	views := m.Headers
+	if len(views) == 0 {
+		t.Fatal("no headers")
+	}
+	m.Reset()
+	if m.Key != nil || len(m.Headers) > 0 || m.Converted() > 4<<10 {
+		t.Errorf("a message that was reset has a key of %d bytes, %d headers and %d bytes", len(m.Key), len(m.Headers), m.Converted())
+	}
+	for _, h := range views {
+		if h.Key != "" || h.Value != nil {
+			t.Errorf("it keeps the header %s", h.Key)
+		}
+	}
+}
+
 // A NULL is a header without a value, as Connect writes it.
 func TestConnectHeaders(t *testing.T) {
 	rules := base("t", decoder.NoField)

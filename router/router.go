@@ -35,6 +35,23 @@ type Message struct {
 	time     [len(TimeFormat)]byte
 }
 
+// Reset makes the message ready for another event, and drops its views of this one:
+// they would keep the event's memory.
+func (m *Message) Reset() {
+	clear(m.Headers)
+	m.Key, m.Partition, m.Headers = nil, ByKey, m.Headers[:0]
+	if m.scratch = m.scratch[:0]; cap(m.scratch) > keepScratch {
+		m.scratch = nil
+	}
+}
+
+// keepScratch is how much memory of converted texts a spare message keeps.
+const keepScratch = 4 << 10
+
+// Converted returns the bytes of memory that the message takes beside the event's:
+// texts that were converted.
+func (m *Message) Converted() int { return cap(m.scratch) }
+
 // ByKey leaves the partition to the key.
 const ByKey = -1
 
@@ -140,10 +157,7 @@ func New(rules Rules) (*Router, error) {
 // Route fills the message for an event, reusing the message's header slice.
 func (r *Router) Route(ev *decoder.Event, m *Message) error {
 	var err error
-	m.Key, m.Partition, m.Headers = nil, ByKey, m.Headers[:0]
-	if m.scratch = m.scratch[:0]; cap(m.scratch) > keepScratch {
-		m.scratch = nil
-	}
+	m.Reset()
 	if m.Topic, err = r.topics.of(ev); err != nil || m.Topic == "" {
 		return err
 	}
@@ -161,9 +175,6 @@ func (r *Router) Route(ev *decoder.Event, m *Message) error {
 	}
 	return r.describe(ev, m)
 }
-
-// keepScratch is how much memory of converted texts a spare message keeps.
-const keepScratch = 4 << 10
 
 func (r *Router) key(ev *decoder.Event, f decoder.Field, m *Message) (err error) {
 	v, typ, form := ev.Values[f], ev.Types[f], r.rules.KeyForm

@@ -33,8 +33,8 @@ type Delivery struct {
 	position  decoder.Position
 	committed time.Time
 	record    kgo.Record
-	// value is the encoded value, unless it is the payload itself; charged is
-	// what Memory was told that it takes.
+	// value is the encoded value, unless it is the payload itself; charged is what
+	// Memory was told that the record takes beside the event.
 	value   []byte
 	charged int
 	slab    *slab
@@ -54,17 +54,31 @@ type Memory interface {
 // keepValue is how much memory of an encoded value a spare delivery keeps.
 const keepValue = 4 << 10
 
-// charge accounts for the memory of the encoded value.
+const (
+	// A value of so many bytes is large: slabBytes does not speak for it.
+	largeValue = 4 << 10
+	// wireCopies is how often the client has a value that it sends: in the request, and
+	// compressed.
+	wireCopies = 2
+)
+
+// charge accounts for the memory of what was made of the event, and of what the client
+// makes of a large value.
 func (d *Delivery) charge() {
-	if d.charged = cap(d.value); d.charged > 0 {
+	d.charged = cap(d.value) + d.Converted()
+	if n := len(d.record.Value); n >= largeValue {
+		d.charged += wireCopies * n
+	}
+	if d.charged > 0 {
 		d.Memory.Charge(d.charged)
 	}
 }
 
-// recycle makes the delivery ready for its next use.
+// recycle makes the delivery ready for its next use. It keeps nothing of the event.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.Key, d.id, d.Partition = nil, nil, router.ByKey
+	d.id = nil
+	d.Reset()
 	d.record = kgo.Record{}
 	if d.charged = 0; cap(d.value) > keepValue {
 		d.value = nil

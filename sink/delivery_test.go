@@ -6,18 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"outboxd/decoder"
 	"outboxd/router"
 )
 
@@ -60,6 +63,33 @@ func TestEveryEventIsAcknowledgedOnce(t *testing.T) {
 	if d.Receipt != nil || d.Memory != nil || d.Key != nil || d.Topic != "" && d.record.Value != nil {
 		t.Errorf("a used delivery comes back with %+v", d)
 	}
+}
+
+// A delivered event is collected, although its delivery is kept to be used again: a
+// view of one column would keep all of a large row.
+func TestDeliveredEventsAreCollected(t *testing.T) {
+	k := open(t, broker(t, 1))
+	s := &sender{t: t, k: k}
+	send := func() weak.Pointer[byte] {
+		row := bytes.Repeat([]byte("x"), 500<<10)
+		ev, w := newEvent(), &witness{}
+		ev.CommittedAt = committedAt
+		ev.Values[decoder.ID], ev.Values[decoder.Payload] = row[:8], row[32:]
+		d := k.Next()
+		d.Topic, d.Key, d.Headers = testTopic, row[8:16], append(d.Headers, router.Header{Key: "id", Value: row[:8]})
+		d.Receipt, d.Memory = w, w
+		if err := k.Send(ev, d); err != nil {
+			t.Fatal(err)
+		}
+		s.sent = append(s.sent, w)
+		return weak.Make(&row[0])
+	}
+	row := send()
+	s.delivered()
+	until(t, "the row is collected", func() bool {
+		runtime.GC()
+		return row.Value() == nil
+	})
 }
 
 // Every request asks for all replicas and is numbered by an idempotent producer.

@@ -296,23 +296,43 @@ func TestEncodeDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// The memory of a large event is told of what its envelope takes, and a spare
-// delivery keeps none of it.
+// The memory of a large event is told of what its envelope and the client's copies of it
+// take, and a spare delivery keeps none of it.
 func TestValueMemory(t *testing.T) {
-	v := Value{Format: JSON}
-	for _, oid := range []uint32{decoder.JSONBOID, decoder.TextOID, decoder.ByteaOID} {
-		ev := full(set(decoder.Payload, oid, `"`+strings.Repeat("x", 1<<20)+`"`))
-		w := &witness{}
-		d := &Delivery{Memory: w}
-		if _, err := v.encode(ev, d); err != nil {
-			t.Fatal(err)
-		}
-		d.charge()
-		if got := w.charged.Load(); got < 1<<20 || got > 2<<20 || got != int64(cap(d.value)) {
-			t.Errorf("type %d: charged %d for %d bytes", oid, got, cap(d.value))
-		}
-		if d.recycle(); d.value != nil {
-			t.Errorf("a spare delivery keeps %d bytes", cap(d.value))
+	large := `"` + strings.Repeat("x", 1<<20) + `"`
+	for _, test := range []struct {
+		format  Format
+		payload string
+		oids    []uint32
+	}{
+		{JSON, large, []uint32{decoder.JSONBOID, decoder.TextOID, decoder.ByteaOID}},
+		{Raw, large, []uint32{decoder.JSONBOID, decoder.ByteaOID}},
+		{Raw, large[:300], []uint32{decoder.TextOID}},
+	} {
+		for _, oid := range test.oids {
+			v := Value{Format: test.format}
+			ev := full(set(decoder.Payload, oid, test.payload))
+			w := &witness{}
+			d := &Delivery{Memory: w}
+			value, err := v.encode(ev, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.record.Value = value
+			d.charge()
+			want := cap(d.value)
+			if len(test.payload) > 1<<20 {
+				want += 2 * len(value)
+			}
+			if made := test.format == JSON; made != (cap(d.value) > 0) || cap(d.value) > 2<<20 {
+				t.Errorf("%v, type %d: a value of %d bytes", test.format, oid, cap(d.value))
+			}
+			if got := w.charged.Load(); got != int64(want) {
+				t.Errorf("%v, type %d, %d bytes: charged %d for the value, want %d", test.format, oid, len(test.payload), got, want)
+			}
+			if d.recycle(); d.value != nil {
+				t.Errorf("a spare delivery keeps %d bytes", cap(d.value))
+			}
 		}
 	}
 }

@@ -55,10 +55,19 @@ const drainTimeout = 25 * time.Second
 // collection is rare and its slack would be memory for nothing.
 const gcPercent = 40
 
+// memoryLimit is how much memory the Go runtime may take before it collects at once:
+// large events leave much garbage, which is all of their size. The rest of
+// kafka.max_buffered is for the program's own pages, some 20 MiB. With a smaller
+// max_buffered the program needs what it needs.
+func memoryLimit(maxBuffered int64) int64 { return max(maxBuffered, 64<<20) - 24<<20 }
+
 func stream(ctx, hurry context.Context, cfg *config.Config, start func(*pipeline.Options), stderr io.Writer) error {
 	log := logger(cfg.Log, stderr)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit(int64(cfg.Kafka.MaxBuffered)))
 	}
 	adaptProcessors(ctx)
 	st := status.New(max(30*time.Second, 10*cfg.Delivery.ConfirmInterval))
