@@ -76,7 +76,7 @@ func (s *scenario) checkpoint() {
 func (s *scenario) client(opts ...kgo.Opt) *kgo.Client {
 	s.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(s.kafka.Brokers()...), kgo.MetadataMinAge(50 * time.Millisecond),
+		kgo.SeedBrokers(s.kafka.InternalBrokers()...), kgo.MetadataMinAge(50 * time.Millisecond),
 	}, opts...)...)
 	if err != nil {
 		s.t.Fatal(err)

@@ -2,12 +2,16 @@ package sink
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -223,7 +227,7 @@ func (k *Kafka) Diagnose(ctx context.Context) error {
 	k.mu.Unlock()
 	topics, err := k.metadata(ctx, names...)
 	if err != nil {
-		return fmt.Errorf("ask the brokers: %w", err)
+		return fmt.Errorf("ask the brokers: %w%s", err, remedy(err))
 	}
 	for _, t := range topics {
 		if k.create.Enabled && errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) {
@@ -284,6 +288,24 @@ func (k *Kafka) createTopic(ctx context.Context, topic string) error {
 	}
 	k.log.Info().Str("topic", topic).Int("partitions", k.create.Partitions).Msg("topic created")
 	return nil
+}
+
+// remedy says which part of the configuration the brokers do not take.
+func remedy(err error) string {
+	var unverified *tls.CertificateVerificationError
+	var host x509.HostnameError
+	var remote *net.OpError
+	switch {
+	case errors.As(err, &host):
+		return "; name a host of the brokers' certificate by kafka.tls.server_name"
+	case errors.As(err, &unverified):
+		return "; name the authority of the brokers' certificate by kafka.tls.ca"
+	case errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate"):
+		return "; the brokers want another certificate than that of kafka.tls.cert"
+	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism):
+		return "; look at kafka.sasl"
+	}
+	return ""
 }
 
 // diagnose says what is wrong with one topic.

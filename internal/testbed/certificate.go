@@ -12,11 +12,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
-// writeCertificate writes server.crt and server.key, as PostgreSQL calls them, to a
-// folder. The certificate is for 127.0.0.1, for a day, and its own authority.
+// writeCertificate writes server.crt and server.key, as PostgreSQL calls them, and both
+// in server.pem, as Kafka takes them, to a folder. The certificate is for 127.0.0.1, for a day, and its own authority.
 func writeCertificate(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -39,11 +40,14 @@ func writeCertificate(dir string) error {
 	if err != nil {
 		return fmt.Errorf("make a key: %w", err)
 	}
-	for name, block := range map[string]*pem.Block{
-		"server.crt": {Type: "CERTIFICATE", Bytes: certificate},
-		"server.key": {Type: "PRIVATE KEY", Bytes: private},
+	crt := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
+	pkcs8 := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	for name, text := range map[string][]byte{
+		"server.crt": crt,
+		"server.key": pkcs8,
+		"server.pem": slices.Concat(pkcs8, crt),
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return fmt.Errorf("write a certificate: %w", err)
 		}
 	}

@@ -29,10 +29,14 @@ type KafkaOptions struct {
 	// one replica, or with three brokers three of which two must be in sync;
 	// consumer groups do not wait for members; a dead broker is noticed after
 	// six seconds, and one that is alone can be back after three. There are three listeners: CLIENT, whose addresses Brokers
-	// returns, INTERNAL between the brokers, and CONTROLLER. So TLS or SASL for
-	// clients is a matter of listener.security.protocol.map (all three names)
-	// and listener.name.client.*.
+	// returns, INTERNAL between the brokers, and CONTROLLER. So SASL for clients is a
+	// matter of listener.security.protocol.map (all three names) and
+	// listener.name.client.*.
 	Settings map[string]string
+
+	// TLS makes clients use TLS. The certificate is its own authority, serves clients
+	// too, and is in CertificateFile, its key in KeyFile.
+	TLS bool
 
 	// JVM are options for the brokers' Java after, and so over, the default
 	// heap of 512 MiB (384 MiB each for three brokers).
@@ -106,6 +110,11 @@ func StartKafka(ctx context.Context, o KafkaOptions) (_ *Kafka, err error) {
 		heap = "384m"
 	}
 	k.jvm = append([]string{"-Xms128m", "-Xmx" + heap}, o.JVM...)
+	if o.TLS {
+		if err := writeCertificate(k.base); err != nil {
+			return nil, err
+		}
+	}
 	if err := k.prepare(o); err != nil {
 		return nil, err
 	}
@@ -223,6 +232,13 @@ func (k *Kafka) settings(i int, o KafkaOptions) map[string]string {
 		"broker.heartbeat.interval.ms": heartbeat,
 		// By default a quarter of the small heap.
 		"log.cleaner.dedupe.buffer.size": "16777216",
+	}
+	if o.TLS {
+		s["listener.security.protocol.map"] = "CLIENT:SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
+		s["listener.name.client.ssl.keystore.type"] = "PEM"
+		s["listener.name.client.ssl.keystore.location"] = filepath.Join(k.base, "server.pem")
+		s["listener.name.client.ssl.truststore.type"] = "PEM"
+		s["listener.name.client.ssl.truststore.location"] = k.CertificateFile()
 	}
 	maps.Copy(s, o.Settings)
 	return s
@@ -422,6 +438,12 @@ func (k *Kafka) NodeID(i int) int32 { return int32(nodeID(i)) }
 
 // LogFile returns the file with broker i's log, of all starts.
 func (k *Kafka) LogFile(i int) string { return filepath.Join(k.brokers[i].dir, "kafka.log") }
+
+// CertificateFile returns the brokers' certificate, PEM. See KafkaOptions.TLS.
+func (k *Kafka) CertificateFile() string { return filepath.Join(k.base, "server.crt") }
+
+// KeyFile returns the key of CertificateFile, PEM.
+func (k *Kafka) KeyFile() string { return filepath.Join(k.base, "server.key") }
 
 // DataDir returns the directory with broker i's partitions, a folder each.
 func (k *Kafka) DataDir(i int) string { return k.brokers[i].data() }
