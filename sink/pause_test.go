@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net/http"
@@ -67,4 +68,27 @@ func TestTLS(t *testing.T) {
 	s := &sender{t: t, k: open(t, c, func(o *Options) { o.TLS = &tls.Config{RootCAs: roots} })}
 	s.send(testTopic, "k", "0")
 	s.delivered()
+}
+
+// What is wrong between us and the brokers is said with the key to change.
+func TestRemedies(t *testing.T) {
+	server := httptest.NewTLSServer(nil)
+	t.Cleanup(server.Close)
+	roots := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	serving := &tls.Config{Certificates: server.TLS.Certificates}
+	mutual := &tls.Config{Certificates: server.TLS.Certificates, ClientAuth: tls.RequireAnyClientCert}
+	for key, test := range map[string]struct {
+		brokers, ours *tls.Config
+	}{
+		"kafka.tls.ca":          {serving, &tls.Config{}},
+		"kafka.tls.server_name": {serving, &tls.Config{RootCAs: roots, ServerName: "elsewhere"}},
+		"kafka.tls.cert":        {mutual, &tls.Config{RootCAs: roots}},
+	} {
+		t.Run(key, func(t *testing.T) {
+			k := open(t, broker(t, 1, kfake.TLS(test.brokers)), func(o *Options) { o.TLS = test.ours })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			says(t, k.Diagnose(ctx), "ask the brokers", key)
+		})
+	}
 }

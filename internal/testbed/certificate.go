@@ -17,7 +17,8 @@ import (
 )
 
 // writeCertificate writes server.crt and server.key, as PostgreSQL calls them, and both
-// in server.pem, as Kafka takes them, to a folder. The certificate is for 127.0.0.1, for a day, and its own authority.
+// in server.pem, as Kafka takes them, to a folder. The certificate is for 127.0.0.1, for
+// a day, and its own authority.
 func writeCertificate(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
