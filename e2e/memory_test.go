@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -29,10 +28,7 @@ func TestMemoryOfEnvelopes(t *testing.T) {
 	if err := kafka.Resume(0); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, 120*time.Second, func() (string, bool) {
-		n := s.arrived()
-		return fmt.Sprintf("%d of %d events", n, events+1), n >= events+1
-	})
+	s.waitArrived(events + 1)
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
 }
@@ -47,10 +43,7 @@ func TestMemoryOfManyPartitions(t *testing.T) {
 		SELECT 'k' || i % 5000, 't0', jsonb_build_object('n', i, 'text', repeat(md5(i::text), 8)) FROM generate_series(1, $1::int) i`, events)
 	s.createTopic(s.topic+".t0", 120, nil)
 	c := s.startStreaming()
-	waitFor(t, 120*time.Second, func() (string, bool) {
-		n := s.arrived()
-		return fmt.Sprintf("%d of %d events", n, events), n >= events
-	})
+	s.waitArrived(events)
 	s.waitConfirmed(60 * time.Second)
 	c.checkMemory("many partitions")
 	c.stop()
@@ -78,10 +71,7 @@ func TestMemoryOfGrowingEvents(t *testing.T) {
 	c := s.startStreaming()
 	arrive := func(with string) {
 		t.Helper()
-		waitFor(t, 120*time.Second, func() (string, bool) {
-			n := s.arrived()
-			return fmt.Sprintf("%d of %d events", n, events), n >= events
-		})
+		s.waitArrived(events)
 		s.waitConfirmed(60 * time.Second)
 		c.checkMemory(with)
 	}

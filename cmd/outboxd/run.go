@@ -57,8 +57,8 @@ const gcPercent = 40
 
 // memoryLimit is how much memory the Go runtime may take before it collects at once:
 // large events leave much garbage, which is all of their size. The rest of
-// kafka.max_buffered is for the program's own pages, some 20 MiB. With a smaller
-// max_buffered the program needs what it needs.
+// kafka.max_buffered is for the program's own pages, some 20 MiB, and for what the
+// runtime overshoots by. With a smaller max_buffered the program needs what it needs.
 func memoryLimit(maxBuffered int64) int64 { return max(maxBuffered, 64<<20) - 26<<20 }
 
 func stream(ctx, hurry context.Context, cfg *config.Config, start func(*pipeline.Options), stderr io.Writer) error {

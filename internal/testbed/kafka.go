@@ -28,10 +28,10 @@ type KafkaOptions struct {
 	// Kafka's own, but: num.partitions=3; topics that Kafka makes by itself have
 	// one replica, or with three brokers three of which two must be in sync;
 	// consumer groups do not wait for members; a dead broker is noticed after
-	// six seconds, and one that is alone can be back after three. There are three listeners: CLIENT, whose addresses Brokers
-	// returns, INTERNAL between the brokers, and CONTROLLER. So SASL for clients is a
-	// matter of listener.security.protocol.map (all three names) and
-	// listener.name.client.*.
+	// six seconds, and one that is alone can be back after three. There are three
+	// listeners: CLIENT, whose addresses Brokers returns, INTERNAL between the
+	// brokers, and CONTROLLER. So SASL for clients is a matter of
+	// listener.security.protocol.map (all three names) and listener.name.client.*.
 	Settings map[string]string
 
 	// TLS makes clients use TLS. The certificate is its own authority, serves clients
