@@ -1,6 +1,8 @@
 # make demo   a PostgreSQL with an outbox, a writer, outboxd and a broker; events as they arrive
-# make test   everything: lint, unit, race, and e2e against real servers
+# make test   everything: lint, unit, race, e2e against real servers, docker/ and docs/
 # make soak   the long scenarios
+# make simulate SEEDS=n SEED=s   the connector in a simulated world, see docs/simulation.md
+# make fuzz   every fuzz target there is, each for FUZZTIME
 # make bench  measures, beside a bare reader; make bench-debezium, beside Debezium
 #
 # Servers that are not on the machine are fetched into a cache outside the
@@ -8,10 +10,11 @@
 
 GO      ?= go
 VERSION ?= dev
+FUZZTIME ?= 20s
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
-.PHONY: build demo setup lint test unit race e2e soak bench bench-debezium clean
+.PHONY: build demo setup lint test unit race simulate simulate-plants e2e soak fuzz bench bench-debezium clean image release vulncheck docker-check
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/outboxd ./cmd/outboxd
@@ -25,10 +28,11 @@ setup:
 
 lint:
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt -w these files:"; echo "$$out"; exit 1; fi
+	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-test: setup lint race e2e
+test: setup lint race simulate e2e docker-check
 
 unit:
 	$(GO) test $$($(GO) list ./... | grep -v /e2e)
@@ -37,11 +41,36 @@ unit:
 race:
 	$(GO) test -race $$($(GO) list ./... | grep -v /e2e)
 
+# Without the race detector, so that it is fast. SEEDS=0: as many as fit into a minute;
+# SEED=0: others each time.
+SEEDS ?= 0
+SEED ?= 0
+simulate:
+	$(GO) test -c -o bin/simulate.test ./internal/simulate
+	bin/simulate.test -test.run '^(TestSeeds|TestFoundBefore)$$' -seed $(SEED) $(if $(filter 0,$(SEEDS)),-for 55s,-seeds $(SEEDS))
+
+# Known mistakes, planted one by one, and after how many seeds each is found.
+simulate-plants:
+	$(GO) run ./internal/simulate/plants
+
+# Scenarios that mostly wait run side by side at the end, more of them than there are
+# processors.
 e2e:
-	$(GO) test -count=1 -timeout 45m ./e2e/...
+	$(GO) test -count=1 -timeout 45m -parallel 4 ./e2e/...
 
 soak:
 	$(GO) test -count=1 -timeout 3h ./e2e -soak
+
+# Left alone, go test spends up to a minute on making the first interesting input
+# smaller, in which a target runs a few times.
+fuzz:
+	@set -e; for package in $$($(GO) list ./... | grep -v /e2e); do \
+		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); \
+		for target in $$targets; do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$package; \
+		done; \
+	done
 
 bench:
 	$(GO) run ./e2e/bench
@@ -51,3 +80,23 @@ bench-debezium:
 
 clean:
 	rm -rf bin
+
+# The container image without an engine, for amd64 and arm64: see docs/install.md.
+image:
+	cd docker && $(GO) run ./image -version "$(VERSION)" -commit "$(COMMIT)" -out ../bin
+
+# What is published of a version: archives, bills of materials, checksums. See
+# docs/install.md.
+RELEASE   ?= ../bin/release
+PLATFORMS ?= linux/amd64,linux/arm64,darwin/amd64,darwin/arm64
+release:
+	cd docker && $(GO) run ./release -version "$(VERSION)" -commit "$(COMMIT)" -out "$(RELEASE)" -platforms "$(PLATFORMS)"
+
+# Known vulnerabilities in what is linked. It asks vuln.go.dev.
+vulncheck:
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./cmd/... ./internal/... ./decoder ./router ./offsets ./sink
+
+# docker/ and docs/, by the tools that read them and against real servers. What it
+# needs is fetched into the cache; OUTBOXD_SKIP_DOCKER_CHECK=1 skips what cannot be had.
+docker-check:
+	cd docker && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -count=1 -timeout 20m ./...

@@ -19,6 +19,9 @@ type Table struct {
 	Columns []Column
 	// Domains are the base types of domains, by OID: a stream names the domain.
 	Domains map[uint32]uint32
+	// Types are the types of the table's columns, by name, as OIDs of base types: of
+	// now, where a stream may tell of types that are dropped since, or newer.
+	Types map[string]uint32
 	// MessagePrefix is the prefix of the messages (pg_logical_emit_message) that
 	// are events as well; "" for none. Without a Name they are the only ones.
 	MessagePrefix string
@@ -34,11 +37,11 @@ type Column struct {
 type Kind int
 
 const (
-	Skipped Kind = iota // of no interest: another table, a relation, an update
-	Begin               // a transaction starts
-	Insert              // an outbox event, a row or a message; see Decoder.Event
-	Commit              // the transaction ends, see Decoder.CommitEnd
-	Stray               // a message with the prefix, but outside every transaction: not an event
+	Skipped          Kind = iota // of no interest: another table, a relation, an update
+	Begin                        // a transaction starts
+	Insert                       // an outbox event, a row or a message; see Decoder.Event
+	Commit                       // the transaction ends, see Decoder.CommitEnd
+	NonTransactional             // a message with the prefix, but outside every transaction: not an event
 )
 
 // Errors of a frame. Row errors concern the content of one outbox event and leave
@@ -61,6 +64,8 @@ type Decoder struct {
 	number        uint32
 
 	relations map[uint32]*relation
+	outboxes  int  // how many of them are the outbox's
+	forgotten bool // others are missing; see remember
 	// The relation of the last insert: nearly every insert is into the same.
 	lastID  uint32
 	lastRel *relation
@@ -89,7 +94,7 @@ func (d *Decoder) Event() *Event { return &d.event }
 func (d *Decoder) CommitEnd() pglogrepl.LSN { return d.commitEnd }
 
 // Position returns the position of the last row seen, for error messages.
-func (d *Decoder) Position() Position { return Position{d.commitLSN, d.number} }
+func (d *Decoder) Position() Position { return Position{CommitLSN: d.commitLSN, Number: d.number} }
 
 // Decode decodes one pgoutput message (the content of an XLogData message after
 // its header). It may rewrite msg in place, and the event refers to it.
@@ -161,7 +166,10 @@ func (d *Decoder) insert(b []byte) (Kind, error) {
 	id := binary.BigEndian.Uint32(b)
 	rel := d.lastRel
 	if rel == nil || id != d.lastID {
-		if rel = d.relations[id]; rel == nil {
+		if rel = d.relations[id]; rel == nil && d.forgotten {
+			rel = otherTable
+		}
+		if rel == nil {
 			return Skipped, fmt.Errorf("%w: Insert into relation %d, which was not described", ErrProtocol, id)
 		}
 		d.lastID, d.lastRel = id, rel
@@ -171,16 +179,13 @@ func (d *Decoder) insert(b []byte) (Kind, error) {
 	}
 	d.number++
 	ev := &d.event
-	ev.Position = Position{d.commitLSN, d.number}
+	ev.Position = Position{CommitLSN: d.commitLSN, Number: d.number}
 	clear(ev.Values)
 	ev.Types = rel.types
 	if err := rel.tuple(b[5:], ev); err != nil {
 		return Insert, err
 	}
-	if rel.unfit != "" {
-		return Insert, fmt.Errorf("%w: %s", ErrRow, rel.unfit)
-	}
-	return Insert, nil
+	return Insert, rel.unfit
 }
 
 // tuple: Int16 columns, then for each its kind, and for a text Int32 length and
@@ -220,6 +225,11 @@ func (r *relation) tuple(b []byte, ev *Event) error {
 	for _, c := range r.copies {
 		ev.Values[c.to] = ev.Values[c.from]
 	}
+	if r.unknown != nil {
+		if err := r.settle(ev); err != nil {
+			return err
+		}
+	}
 	if t := ev.Values[Timestamp]; t != nil {
 		var err error
 		if ev.Time, err = parseTime(t, r.types[Timestamp]); err != nil {
@@ -240,7 +250,7 @@ func (r *relation) tuple(b []byte, ev *Event) error {
 }
 
 // unhex decodes bytea's hex format in place: what it writes never overtakes
-// what it reads.
+// what it reads. After an error b is what it was.
 func unhex(b []byte) ([]byte, error) {
 	digits, ok := bytes.CutPrefix(b, []byte(`\x`))
 	if !ok || len(digits)%2 != 0 {
@@ -250,7 +260,9 @@ func unhex(b []byte) ([]byte, error) {
 	for i := 0; i < len(digits); i += 2 {
 		hi, lo := hexDigit[digits[i]], hexDigit[digits[i+1]]
 		if hi|lo > 0xF {
-			return nil, fmt.Errorf("%w: bytea payload has %q among its hex digits", ErrRow, digits[i:i+2])
+			bad := string(digits[i : i+2])
+			appendBytea(b[:0], bytes.Clone(out))
+			return nil, fmt.Errorf("%w: bytea payload has %q among its hex digits", ErrRow, bad)
 		}
 		out = append(out, hi<<4|lo)
 	}

@@ -10,7 +10,7 @@ package decoder
 import (
 	"time"
 
-	"github.com/jackc/pglogrepl"
+	"outboxd/internal/event"
 )
 
 // Field is a column of the outbox table that is read: one of those below, or from
@@ -49,51 +49,20 @@ func (f Field) String() string {
 	return fieldNames[f]
 }
 
-// Position identifies an event for ever: decoding the same WAL again gives the
-// same positions. Comparing positions gives commit order; the LSN of a row does
-// not, because transactions interleave in the WAL.
-type Position struct {
-	// CommitLSN is the LSN of the transaction's commit record, as Begin
-	// carries it.
-	CommitLSN pglogrepl.LSN
-	// Number counts the transaction's events from 1.
-	Number uint32
-}
+// Position identifies an event.
+type Position = event.Position
 
 // PositionLen is the length of a position as text.
-const PositionLen = 16 + 1 + 8
-
-// AppendText appends the position in its fixed-width form, whose order as text
-// is commit order: 0000000001507C60-00000001.
-func (p Position) AppendText(dst []byte) []byte {
-	dst = appendHex(dst, uint64(p.CommitLSN), 16)
-	dst = append(dst, '-')
-	return appendHex(dst, uint64(p.Number), 8)
-}
-
-// String returns the position as AppendText writes it.
-func (p Position) String() string { return string(p.AppendText(nil)) }
-
-// After reports whether p comes after q in commit order.
-func (p Position) After(q Position) bool {
-	return p.CommitLSN > q.CommitLSN || p.CommitLSN == q.CommitLSN && p.Number > q.Number
-}
-
-func appendHex(dst []byte, v uint64, digits int) []byte {
-	const hex = "0123456789ABCDEF"
-	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
-		dst = append(dst, hex[v>>shift&0xF])
-	}
-	return dst
-}
+const PositionLen = event.PositionLen
 
 // Event is one row inserted into the outbox table, or one message.
 //
 // Its byte slices are views of the frame it was decoded from, and valid as long
 // as that frame's memory is.
 type Event struct {
+	// Position is zero for an event that was read from the table, which does not keep it.
 	Position Position
-	// CommittedAt is the time of the transaction's commit.
+	// CommittedAt is the time of the transaction's commit; zero: not known.
 	CommittedAt time.Time
 	// Values holds the text of each field's column, as PostgreSQL prints it; nil
 	// is NULL or not mapped, an empty text is not nil. The payload of a bytea

@@ -214,7 +214,7 @@ func listing(t *testing.T, frames [][]byte) string {
 					t.Errorf("frame %d: Commit of %s ends at %s, after one that ended at %s", i+1, d.Position(), d.CommitEnd(), lastEnd)
 				}
 				lastEnd = d.CommitEnd()
-			case Stray:
+			case NonTransactional:
 				fmt.Fprintln(&out, "a message outside every transaction")
 			case Insert:
 				ev := d.Event()

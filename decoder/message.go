@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
-
-	"github.com/tidwall/gjson"
 )
 
 // messages is what is needed to read the messages of pg_logical_emit_message.
@@ -81,14 +79,14 @@ func (d *Decoder) message(b []byte) (Kind, error) {
 	}
 	content = content[4:]
 	if !transactional {
-		return Stray, nil
+		return NonTransactional, nil
 	}
 	if !d.inTransaction {
 		return Skipped, fmt.Errorf("%w: transactional Message outside a transaction", ErrProtocol)
 	}
 	d.number++
 	ev := &d.event
-	ev.Position = Position{d.commitLSN, d.number}
+	ev.Position = Position{CommitLSN: d.commitLSN, Number: d.number}
 	clear(ev.Values)
 	ev.Types = m.types
 	if err := m.read(content, ev); err != nil {
@@ -107,16 +105,15 @@ func (m *messages) read(content []byte, ev *Event) error {
 		// The server converts rows to the client's encoding, and messages not.
 		return fmt.Errorf("its content is not UTF-8")
 	case !json.Valid(content):
-		// gjson's check would go as deep as the content does, and end the
-		// process: nobody has bounded that before.
-		return fmt.Errorf("its content is not JSON: %.100q", content)
+		// This bounds the depth, too.
+		return fmt.Errorf("its content is not JSON: %s", Excerpt(content))
 	}
 	s := scanner{b: content}
 	if s.next() != '{' {
-		return fmt.Errorf("its content is not a JSON object: %.100q", content)
+		return fmt.Errorf("its content is not a JSON object: %s", Excerpt(content))
 	}
 	for s.i++; s.next() != '}'; {
-		name := text(s.value())
+		name, _ := JSONText(s.value()) // one that is no text is no column's
 		s.next()
 		s.i++ // the colon
 		s.next()
@@ -124,7 +121,10 @@ func (m *messages) read(content []byte, ev *Event) error {
 		for _, member := range m.members[string(name)] {
 			if f := member.field; member.rank >= m.found[f] {
 				m.found[f] = member.rank
-				ev.Values[f], m.types[f] = field(f, value)
+				var err error
+				if ev.Values[f], m.types[f], err = field(f, value); err != nil {
+					return fmt.Errorf("its member %s %w", Excerpt(name), err)
+				}
 			}
 		}
 		if s.next() == ',' {
@@ -134,7 +134,7 @@ func (m *messages) read(content []byte, ev *Event) error {
 	if v := ev.Values[Version]; v != nil && m.types[Version] != Int8OID {
 		n, err := strconv.ParseInt(string(v), 10, 64)
 		if err != nil {
-			return fmt.Errorf("its version is %.100q, not an integer", v)
+			return fmt.Errorf("its version is %s, not an integer", Excerpt(v))
 		}
 		ev.Values[Version], m.types[Version] = strconv.AppendInt(nil, n, 10), Int8OID
 	}
@@ -147,28 +147,21 @@ func (m *messages) read(content []byte, ev *Event) error {
 }
 
 // field returns the text and the type of a member's value.
-func field(f Field, value []byte) ([]byte, uint32) {
+func field(f Field, value []byte) ([]byte, uint32, error) {
 	switch {
 	case value[0] == 'n': // null
-		return nil, 0
+		return nil, 0, nil
 	case f == Payload:
-		return value, JSONOID
+		return value, JSONOID, nil
 	case value[0] == '"':
-		return text(value), TextOID
+		text, err := JSONText(value)
+		return text, TextOID, err
 	case value[0] == '{', value[0] == '[':
-		return value, JSONOID
+		return value, JSONOID, nil
 	case isInt64(value):
-		return value, Int8OID
+		return value, Int8OID, nil
 	}
-	return value, TextOID
-}
-
-// text returns the characters of a JSON string.
-func text(value []byte) []byte {
-	if bytes.IndexByte(value, '\\') < 0 {
-		return value[1 : len(value)-1 : len(value)-1]
-	}
-	return []byte(gjson.ParseBytes(value).Str)
+	return value, TextOID, nil
 }
 
 func isInt64(number []byte) bool {

@@ -49,35 +49,36 @@ func TestMessage(t *testing.T) {
 			map[Field]string{ID: "a", Type: "Placed", AggregateType: "order", AggregateID: "o-1", Payload: `{"a" : 1.0}`, headerField: "t"}},
 		"by field": {` { "type" : "Placed" , "aggregate_type":"order", "aggregate_id":"o-1" } `,
 			map[Field]string{Type: "Placed", AggregateType: "order", AggregateID: "o-1"}},
-		"the column's name wins":        {`{"kind":"column","type":"field","aggregate_id":"field","aggregateid":"column"}`, map[Field]string{Type: "column", AggregateID: "column"}},
-		"also when it is null":          {`{"kind":null,"type":"field"}`, nil},
-		"the last of a name":            {`{"id":"first","id":"last"}`, map[Field]string{ID: "last"}},
-		"not mapped":                    {`{"causation_id":"c","other":[{"id":"inner"}],"x":{"type":"inner"}}`, nil},
-		"JSON text":                     {`{"id":12,"type":true,"aggregate_id":1.50,"tenant":[1, 2],"aggregate_type":{"a": 1}}`, map[Field]string{ID: "12", Type: "true", AggregateID: "1.50", headerField: "[1, 2]", AggregateType: `{"a": 1}`}},
-		"escapes":                       {`{"\u0069d":"a\"b\\c\u00e9\ud83d\ude00\/","tenant":"\n"}`, map[Field]string{ID: `a"b\cé😀/`, headerField: "\n"}},
-		"empty":                         {`{}`, nil},
-		"empty texts":                   {`{"id":"","payload":""}`, map[Field]string{ID: "", Payload: `""`}},
-		"payload is verbatim":           {`{"payload":"a \u0041 \"text\""}`, map[Field]string{Payload: `"a \u0041 \"text\""`}},
-		"payload with all in it":        {`{"payload": { "a":[1e400,{"}":"\"]"}],"b" :null ,"n":123456789012345678901234567890} ,"id":"x"}`, map[Field]string{ID: "x", Payload: `{ "a":[1e400,{"}":"\"]"}],"b" :null ,"n":123456789012345678901234567890}`}},
-		"payload is a number":           {`{"payload":-1.50e3}`, map[Field]string{Payload: "-1.50e3"}},
-		"payload is false":              {`{"payload":false}`, map[Field]string{Payload: "false"}},
-		"payload is null":               {`{"payload":null,"id":null}`, nil},
-		"version":                       {`{"version":7}`, map[Field]string{Version: "7"}},
-		"version as text":               {`{"version":"007"}`, map[Field]string{Version: "7"}},
-		"time in milliseconds":          {`{"at":1714979289123}`, map[Field]string{Timestamp: "1714979289123"}},
-		"time in RFC 3339":              {`{"at":"2024-05-06T09:08:09.123+02:00"}`, map[Field]string{Timestamp: "2024-05-06T09:08:09.123+02:00"}},
-		"time as PostgreSQL prints it":  {`{"timestamp":"2024-05-06 07:08:09.123+00"}`, map[Field]string{Timestamp: "2024-05-06 07:08:09.123+00"}},
-		"time with the other's T":       {`{"timestamp":"2024-05-06T07:08:09.123Z"}`, map[Field]string{Timestamp: "2024-05-06T07:08:09.123Z"}},
-		"large":                         {`{"payload":"` + strings.Repeat("x", 3<<20) + `"}`, map[Field]string{Payload: `"` + strings.Repeat("x", 3<<20) + `"`}},
-		"white space of every kind":     {"\r\n\t{ \"id\"\t:\n\"a\"\r,\"payload\" : [ ] }\n", map[Field]string{ID: "a", Payload: "[ ]"}},
-		"a lone surrogate is replaced ": {`{"id":"\ud800"}`, map[Field]string{ID: "\uFFFD"}},
+		"the column's name wins":       {`{"kind":"column","type":"field","aggregate_id":"field","aggregateid":"column"}`, map[Field]string{Type: "column", AggregateID: "column"}},
+		"also when it is null":         {`{"kind":null,"type":"field"}`, nil},
+		"the last of a name":           {`{"id":"first","id":"last"}`, map[Field]string{ID: "last"}},
+		"not mapped":                   {`{"causation_id":"c","other":[{"id":"inner"}],"x":{"type":"inner"}}`, nil},
+		"JSON text":                    {`{"id":12,"type":true,"aggregate_id":1.50,"tenant":[1, 2],"aggregate_type":{"a": 1}}`, map[Field]string{ID: "12", Type: "true", AggregateID: "1.50", headerField: "[1, 2]", AggregateType: `{"a": 1}`}},
+		"escapes":                      {`{"\u0069d":"a\"b\\c\u00e9\ud83d\ude00\/","tenant":"\n"}`, map[Field]string{ID: `a"b\cé😀/`, headerField: "\n"}},
+		"empty":                        {`{}`, nil},
+		"empty texts":                  {`{"id":"","payload":""}`, map[Field]string{ID: "", Payload: `""`}},
+		"payload is verbatim":          {`{"payload":"a \u0041 \"text\""}`, map[Field]string{Payload: `"a \u0041 \"text\""`}},
+		"payload with all in it":       {`{"payload": { "a":[1e400,{"}":"\"]"}],"b" :null ,"n":123456789012345678901234567890} ,"id":"x"}`, map[Field]string{ID: "x", Payload: `{ "a":[1e400,{"}":"\"]"}],"b" :null ,"n":123456789012345678901234567890}`}},
+		"payload is a number":          {`{"payload":-1.50e3}`, map[Field]string{Payload: "-1.50e3"}},
+		"payload is false":             {`{"payload":false}`, map[Field]string{Payload: "false"}},
+		"payload is null":              {`{"payload":null,"id":null}`, nil},
+		"version":                      {`{"version":7}`, map[Field]string{Version: "7"}},
+		"version as text":              {`{"version":"007"}`, map[Field]string{Version: "7"}},
+		"time in milliseconds":         {`{"at":1714979289123}`, map[Field]string{Timestamp: "1714979289123"}},
+		"time in RFC 3339":             {`{"at":"2024-05-06T09:08:09.123+02:00"}`, map[Field]string{Timestamp: "2024-05-06T09:08:09.123+02:00"}},
+		"time as PostgreSQL prints it": {`{"timestamp":"2024-05-06 07:08:09.123+00"}`, map[Field]string{Timestamp: "2024-05-06 07:08:09.123+00"}},
+		"time with the other's T":      {`{"timestamp":"2024-05-06T07:08:09.123Z"}`, map[Field]string{Timestamp: "2024-05-06T07:08:09.123Z"}},
+		"large":                        {`{"payload":"` + strings.Repeat("x", 3<<20) + `"}`, map[Field]string{Payload: `"` + strings.Repeat("x", 3<<20) + `"`}},
+		"white space of every kind":    {"\r\n\t{ \"id\"\t:\n\"a\"\r,\"payload\" : [ ] }\n", map[Field]string{ID: "a", Payload: "[ ]"}},
+		"a pair of surrogates":         {`{"id":"\ud83d\ude00"}`, map[Field]string{ID: "😀"}},
+		"half of one, not read":        {`{"\ud800":"\ud800","id":"a","payload":"\ud800"}`, map[Field]string{ID: "a", Payload: `"\ud800"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := messaging(t)
 			d.want(Insert, emitted(true, "shop", test.content))
 			d.wantValues(test.want)
 			ev := d.Event()
-			if ev.Position != (Position{0x500, 1}) || !ev.CommittedAt.Equal(committedAt) {
+			if ev.Position != (Position{CommitLSN: 0x500, Number: 1}) || !ev.CommittedAt.Equal(committedAt) {
 				t.Errorf("position %s, committed at %s", ev.Position, ev.CommittedAt)
 			}
 			if ev.Values[Payload] != nil && ev.Types[Payload] != JSONOID || ev.Values[Version] != nil && ev.Types[Version] != Int8OID {
@@ -110,7 +111,7 @@ func TestMessagesCountWithRows(t *testing.T) {
 	}
 	d.want(Commit, commitMessage(0x500, 0x530))
 	// Outside every transaction: not an event, whatever it holds.
-	d.want(Stray, emitted(false, "shop", `{`))
+	d.want(NonTransactional, emitted(false, "shop", `{`))
 	d.want(Skipped, emitted(false, "other", `{`))
 	if p := d.Position(); p.Number != 3 {
 		t.Errorf("position %s", p)
@@ -148,12 +149,14 @@ func TestMessageErrors(t *testing.T) {
 		`{"at":1.5e12}`:               "outbox.columns.timestamp",
 		`{"at":true}`:                 "outbox.columns.timestamp",
 		`{"at":"20240-05-06T07:08Z"}`: "outbox.columns.timestamp",
+		`{"id":"x\ud83dy"}`:           `member "id" has half of a surrogate pair`,
+		`{"type":"\ude00\ud83d"}`:     "surrogate",
 		// Deeper than any stack.
 		`{"payload":` + strings.Repeat("[", 20e6): "not JSON",
 	} {
 		d := messaging(t)
 		d.wantError(ErrRow, emitted(true, "shop", content), `"shop"`, says)
-		if p := d.Event().Position; p != (Position{0x500, 1}) {
+		if p := d.Event().Position; p != (Position{CommitLSN: 0x500, Number: 1}) {
 			t.Errorf("position %s", p)
 		}
 		// The decoder goes on.

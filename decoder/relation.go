@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"strings"
+
+	"outboxd/internal/poison"
 )
 
 // relation is what an insert needs to know about a table, worked out once when
@@ -16,12 +19,17 @@ type relation struct {
 	// copies are the further fields of columns that are mapped more than once.
 	copies []fieldCopy
 	types  []uint32 // of each field, see Event.Types
+	// unknown are the fields whose columns have types that neither PostgreSQL itself
+	// nor the catalog of now has; see settle.
+	unknown []unknownType
 	// payloadShared says that the payload's column is another field as well.
 	payloadShared bool
 	// unfit says which mapped columns the table does not have now, or not in a
 	// type that can be read. Such a table can be described at any time; it is an
 	// error only for a row.
-	unfit string
+	unfit error
+	// columns are those of the outbox as the stream describes them, for Decoder.Row.
+	columns []RowColumn
 }
 
 type fieldCopy struct{ to, from Field }
@@ -38,26 +46,24 @@ func (d *Decoder) relation(b []byte) error {
 	if r.b == nil {
 		return fmt.Errorf("%w: Relation ends early", ErrProtocol)
 	}
-	rel := &relation{outbox: table == d.table.Name && schema == d.table.Schema}
-	if rel.outbox {
-		rel.fields = make([]int16, 0, count)
-		rel.types = make([]uint32, len(d.event.Values))
+	rel, found := otherTable, []bool(nil)
+	if table == d.table.Name && schema == d.table.Schema {
+		rel = &relation{outbox: true, types: make([]uint32, len(d.event.Values))}
+		found = make([]bool, len(d.table.Columns))
 	}
-	found := make([]bool, len(d.table.Columns))
 	for range count {
 		r.skip(1)
 		name := r.cstring()
 		typ := r.uint32()
-		r.skip(4)
+		modifier := r.uint32()
 		if r.b == nil {
-			return fmt.Errorf("%w: Relation of %s.%s ends early", ErrProtocol, schema, table)
+			return fmt.Errorf("%w: Relation of %s.%s ends early", ErrProtocol, Cut(schema), Cut(table))
 		}
 		if !rel.outbox {
 			continue
 		}
-		if base, ok := d.table.Domains[typ]; ok {
-			typ = base
-		}
+		typ, known := d.baseType(typ)
+		rel.columns = append(rel.columns, RowColumn{Name: name, Type: typ, Modifier: int32(modifier)})
 		field, shared, payload := int16(-1), false, false
 		for f, column := range d.table.Columns {
 			if column.Name == "" || column.Name != name {
@@ -65,6 +71,9 @@ func (d *Decoder) relation(b []byte) error {
 			}
 			found[f] = true
 			rel.types[f] = typ
+			if !known {
+				rel.unknown = append(rel.unknown, unknownType{Field(f), typ, d.table.Types[name]})
+			}
 			payload = payload || Field(f) == Payload
 			if field < 0 {
 				field = int16(f)
@@ -77,19 +86,49 @@ func (d *Decoder) relation(b []byte) error {
 		rel.fields = append(rel.fields, field)
 	}
 	if len(r.b) != 0 {
-		return fmt.Errorf("%w: %d bytes after the Relation of %s.%s", ErrProtocol, len(r.b), schema, table)
+		return fmt.Errorf("%w: %d bytes after the Relation of %s.%s", ErrProtocol, len(r.b), Cut(schema), Cut(table))
 	}
 	if rel.outbox {
-		if rel.unfit = d.missing(found); rel.unfit == "" {
+		if rel.unfit = d.missing(found); rel.unfit == nil && !rel.isUnknown(Payload) {
 			rel.unfit = d.unreadable(rel.types[Payload])
 		}
 	}
-	d.relations[id] = rel
 	d.lastRel = nil
+	return d.remember(id, rel)
+}
+
+// otherTable stands for every table that is not the outbox.
+var otherTable = new(relation)
+
+// How many relations are remembered: more than any database has that sends them to
+// an outbox's publication.
+const (
+	maxOthers   = 1 << 17
+	maxOutboxes = 1000 // recreated, each time under another id
+)
+
+// remember keeps a relation. Of tables that are not the outbox only the ids are kept,
+// and none when there are too many: what is not known then is one of them, since all
+// of the outbox's are known.
+func (d *Decoder) remember(id uint32, rel *relation) error {
+	switch before := d.relations[id]; {
+	case before == nil:
+	case before.outbox:
+		d.outboxes--
+	}
+	if rel.outbox {
+		if d.outboxes++; d.outboxes > maxOutboxes {
+			return fmt.Errorf("%w: more than %d Relations of table %s.%s with different ids", ErrProtocol, maxOutboxes, d.table.Schema, d.table.Name)
+		}
+	} else if len(d.relations)-d.outboxes > maxOthers {
+		maps.DeleteFunc(d.relations, func(_ uint32, r *relation) bool { return !r.outbox })
+		d.forgotten = true
+	}
+	d.relations[id] = rel
 	return nil
 }
 
-func (d *Decoder) missing(found []bool) string {
+func (d *Decoder) missing(found []bool) error {
 	var names []string
 	for f, column := range d.table.Columns {
 		if column.Name != "" && !found[f] {
@@ -97,22 +136,20 @@ func (d *Decoder) missing(found []bool) string {
 		}
 	}
 	if len(names) == 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("table %s.%s no longer has column %s", d.table.Schema, d.table.Name, strings.Join(names, ", "))
+	return poison.ColumnMissing.Mark(fmt.Errorf("%w: table %s.%s no longer has column %s", ErrRow, d.table.Schema, d.table.Name, strings.Join(names, ", ")))
 }
 
-// unreadable refuses a payload of a type that was not there when streaming began.
-// Taken for text, a new domain over jsonb would be quoted, one over bytea be sent
-// in hex; the next start knows the domain.
-func (d *Decoder) unreadable(payload uint32) string {
+// unreadable refuses a payload of one of PostgreSQL's own types that none can be.
+func (d *Decoder) unreadable(payload uint32) error {
 	switch payload {
 	case 0, JSONOID, JSONBOID, TextOID, VarcharOID, ByteaOID:
-		return ""
+		return nil
 	}
 	column := d.table.Columns[Payload]
-	return fmt.Sprintf("column %q (%s) of table %s.%s is now of type %d, which is not known to be json, jsonb, text, varchar or bytea",
-		column.Name, column.Key, d.table.Schema, d.table.Name, payload)
+	return fmt.Errorf("%w: column %q (%s) of table %s.%s is of type %d (OID), and not json, jsonb, text, varchar or bytea",
+		ErrRow, column.Name, column.Key, d.table.Schema, d.table.Name, payload)
 }
 
 // reader takes fields off a message. Once something is missing it returns zeros

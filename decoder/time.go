@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"outboxd/internal/poison"
 )
 
 // parseTime reads a business time: milliseconds since 1970, or a timestamp as
@@ -27,7 +29,7 @@ func parseTime(b []byte, typ uint32) (time.Time, error) {
 
 func checkTime(b []byte, t time.Time, ok bool) (time.Time, error) {
 	if !ok || t.Year() < 1 || t.Year() > 9999 {
-		return t, fmt.Errorf("%w: its time (outbox.columns.timestamp) %.100q is not one between the years 1 and 9999", ErrRow, b)
+		return t, poison.Timestamp.Mark(fmt.Errorf("%w: its time (outbox.columns.timestamp) %s is not one between the years 1 and 9999", ErrRow, Excerpt(b)))
 	}
 	return t, nil
 }

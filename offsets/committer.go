@@ -3,6 +3,7 @@ package offsets
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -17,44 +18,68 @@ type Store interface {
 	Save(ctx context.Context, p Position) error
 }
 
-// Committer takes the newest confirmed position, stores it durably, and tells
-// PostgreSQL, in this order: a stored position may be ahead of the slot, never
+// Committer takes the newest confirmed position, stores it durably, and
+// confirms it to PostgreSQL, in this order: a stored position may be ahead of the slot, never
 // behind it. It is used by one goroutine at a time.
 type Committer struct {
 	tracker *Tracker
 	store   Store // nil: the slot is the only store
-	tell    func(Confirmed)
-	at      Position      // what was stored last
-	told    pglogrepl.LSN // to PostgreSQL
-	rewind  Rewind
+	confirm func(Confirmed)
+	at      Position // what was stored last
+	// confirmed is what was confirmed to PostgreSQL last.
+	confirmed pglogrepl.LSN
+	rewind    Rewind
+	saw       atomic.Pointer[Outbox]
+	// timeline is that of the server now; nil where it cannot change.
+	timeline func(context.Context) (int32, error)
 }
 
 // NewCommitter returns a Committer for the tracker of a stream that starts at
-// the given position. tell hands the position to the replication stream and
+// the given position. confirm hands the position to the replication stream and
 // must not block.
-func NewCommitter(tracker *Tracker, store Store, start Position, tell func(Confirmed)) *Committer {
-	return &Committer{tracker: tracker, store: store, at: start, told: start.LSN, tell: tell}
+func NewCommitter(tracker *Tracker, store Store, start Position, confirm func(Confirmed)) *Committer {
+	return &Committer{tracker: tracker, store: store, at: start, confirmed: start.LSN, confirm: confirm}
 }
 
-// HoldBack makes the Committer tell PostgreSQL late. It is called before the first
+// HoldBack makes the Committer confirm positions to PostgreSQL late. It is called before the first
 // Commit, and needs a store.
 func (c *Committer) HoldBack(r Rewind) {
 	if r.on() {
-		c.rewind, c.told = r, 0 // what the slot has is not known here, and not needed
+		c.rewind, c.confirmed = r, 0 // what the slot has is not known here, and not needed
 	}
 }
 
+// Saw makes what was found published just now part of the positions that are stored
+// from now on. Any goroutine may call it.
+func (c *Committer) Saw(o Outbox) { c.saw.Store(&o) }
+
+// Follow makes the Committer ask for the timeline of each new position: that of a
+// standby changes while it streams. It is called before the first Commit.
+func (c *Committer) Follow(timeline func(context.Context) (int32, error)) { c.timeline = timeline }
+
 // Commit passes on the newest confirmed position, and returns what is stored. An
-// error of the store is returned and nothing is told.
+// error of the store is returned and nothing is confirmed.
 func (c *Committer) Commit(ctx context.Context) (Position, error) {
 	newest, now := c.tracker.Confirmed(), time.Now()
-	next, tell := c.at, newest
+	next, due := c.at, newest
 	if newest.lsn > c.at.LSN || newest.lsn == c.at.LSN && newest.event.After(c.at.Inside) {
 		next.LSN, next.Inside = newest.lsn, newest.event
 	}
 	if c.rewind.on() {
-		tell = c.rewind.due(next.Past, next.LSN, now)
+		due = c.rewind.due(next.Past, next.LSN, now)
 		next.Past = c.rewind.note(next.Past, next.LSN, now)
+	}
+	if c.timeline != nil && next != c.at {
+		// What was received until now is of the timeline of now, or from before it.
+		timeline, err := c.timeline(ctx)
+		if err != nil {
+			return c.at, err
+		}
+		next.Timeline = timeline
+	}
+	// That it was seen again alone is not worth a write.
+	if saw := c.saw.Load(); saw != nil && (next != c.at || !saw.same(c.at.Outbox)) {
+		next.Outbox = *saw
 	}
 	if c.store != nil && next != c.at {
 		if err := c.store.Save(ctx, next); err != nil {
@@ -62,9 +87,9 @@ func (c *Committer) Commit(ctx context.Context) (Position, error) {
 		}
 	}
 	c.at = next
-	if tell.lsn > c.told {
-		c.told = tell.lsn
-		c.tell(tell)
+	if due.lsn > c.confirmed {
+		c.confirmed = due.lsn
+		c.confirm(due)
 	}
 	return next, nil
 }

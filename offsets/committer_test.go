@@ -138,11 +138,11 @@ func TestCommitterInsideTransaction(t *testing.T) {
 	tr := NewTracker(testStart)
 	c := NewCommitter(tr, store, Position{LSN: testStart}, func(Confirmed) { told++ })
 	tx := tr.Begin()
-	tx = tx.Add(Event{testStart + 50, 1})
+	tx = tx.Add(Event{CommitLSN: testStart + 50, Number: 1})
 	tr.Cut()
 	tx.Acknowledge()
 	commit(t, c, testStart)
-	if want := (Position{LSN: testStart, Inside: Event{testStart + 50, 1}}); store.p != want || told != 0 {
+	if want := (Position{LSN: testStart, Inside: Event{CommitLSN: testStart + 50, Number: 1}}); store.p != want || told != 0 {
 		t.Errorf("stored %+v, told %d times; want %+v, and nothing told", store.p, told, want)
 	}
 	tx.Commit(testStart + 60)

@@ -7,7 +7,7 @@
 //     (Commit.TransactionEndLSN, or the WAL end of a keepalive). Nothing is
 //     ever added to a position and no position is guessed.
 //   - Inside a transaction a store may know a finer one: the commit LSN and
-//     number of an event with no gap before it. PostgreSQL is never told it.
+//     number of an event with no gap before it. It is never confirmed to PostgreSQL.
 //   - A position is confirmed only when Kafka has acknowledged every event of
 //     its transaction and of all transactions before it in commit order.
 //   - Confirmed positions never go backwards.

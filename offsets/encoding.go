@@ -16,6 +16,9 @@ var ErrUnusable = errors.New("the store cannot be used")
 // encoded is a position as stores keep it, for later versions and for an
 // operator's eyes.
 type encoded struct {
+	// Version is 1, and absent in what earlier versions wrote. A later one is
+	// refused: it may say what this program does not know.
+	Version   int    `json:"version,omitempty"`
 	SystemID  string `json:"system_id"`
 	Timeline  int32  `json:"timeline"`
 	Slot      string `json:"slot"`
@@ -23,6 +26,14 @@ type encoded struct {
 	CommitLSN string `json:"commit_lsn,omitempty"`
 	Number    uint32 `json:"number,omitempty"`
 	Past      []mark `json:"past,omitempty"`
+	Outbox    *seen  `json:"outbox,omitempty"`
+}
+
+type seen struct {
+	Table       uint32 `json:"table_oid"`
+	Publication uint32 `json:"publication_oid"`
+	Entry       uint32 `json:"entry_oid,omitempty"`
+	LSN         string `json:"published_lsn"`
 }
 
 type mark struct {
@@ -30,14 +41,19 @@ type mark struct {
 	At  int64  `json:"at"` // Unix milliseconds
 }
 
+const encodingVersion = 1
+
 // Encode returns the position as JSON.
 func (p Position) Encode() []byte {
-	e := encoded{SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
+	e := encoded{Version: encodingVersion, SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
 	if p.Inside != (Event{}) {
 		e.CommitLSN, e.Number = p.Inside.CommitLSN.String(), p.Inside.Number
 	}
 	for _, m := range p.Past[:p.Past.len()] {
 		e.Past = append(e.Past, mark{m.LSN.String(), m.At})
+	}
+	if o := p.Outbox; o != (Outbox{}) {
+		e.Outbox = &seen{o.Table, o.Publication, o.Entry, o.Seen.String()}
 	}
 	data, err := json.Marshal(e)
 	if err != nil {
@@ -53,13 +69,16 @@ func Decode(data []byte) (Position, error) {
 	if err := json.Unmarshal(data, &e); err != nil {
 		return Position{}, fmt.Errorf("not a position: %w", err)
 	}
+	if e.Version < 0 || e.Version > encodingVersion {
+		return Position{}, fmt.Errorf("a position of version %d, which this outboxd does not know; use the version that wrote it, or a later one", e.Version)
+	}
 	p := Position{SystemID: e.SystemID, Timeline: e.Timeline, Slot: e.Slot}
 	lsn, ok := parseLSN(e.LSN)
 	ok = ok && e.SystemID != "" && e.Slot != "" && e.Timeline > 0
 	p.LSN = lsn
 	if e.CommitLSN != "" || e.Number != 0 {
 		commit, whole := parseLSN(e.CommitLSN)
-		p.Inside = Event{commit, e.Number}
+		p.Inside = Event{CommitLSN: commit, Number: e.Number}
 		// The transaction's commit is behind what is whole.
 		ok = ok && whole && e.Number > 0 && commit >= lsn
 	}
@@ -69,9 +88,14 @@ func Decode(data []byte) (Position, error) {
 		p.Past[i] = Mark{lsn, m.At}
 		ok = ok && whole && m.At > 0 && lsn <= p.LSN && (i == 0 || lsn > p.Past[i-1].LSN)
 	}
+	if o := e.Outbox; o != nil {
+		lsn, whole := parseLSN(o.LSN)
+		p.Outbox = Outbox{o.Table, o.Publication, o.Entry, lsn}
+		ok = ok && whole && o.Table != 0 && o.Publication != 0
+	}
 	if !ok {
-		return Position{}, fmt.Errorf("not a position: system_id %q, timeline %d, slot %q, lsn %q, commit_lsn %q, number %d, past %v",
-			e.SystemID, e.Timeline, e.Slot, e.LSN, e.CommitLSN, e.Number, e.Past)
+		return Position{}, fmt.Errorf("not a position: system_id %q, timeline %d, slot %q, lsn %q, commit_lsn %q, number %d, past %v, outbox %+v",
+			e.SystemID, e.Timeline, e.Slot, e.LSN, e.CommitLSN, e.Number, e.Past, e.Outbox)
 	}
 	return p, nil
 }

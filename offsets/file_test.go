@@ -64,7 +64,7 @@ func TestFileStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The format is for later versions, and for an operator's eyes.
-	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6008"}` + "\n"; string(data) != want {
+	if want := `{"version":1,"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6008"}` + "\n"; string(data) != want {
 		t.Errorf("the file is\n%s, want\n%s", data, want)
 	}
 }
@@ -74,7 +74,7 @@ func TestPositionInsideTransaction(t *testing.T) {
 	p := somePosition
 	p.Inside = Event{CommitLSN: p.LSN + 0x100, Number: 4096}
 	data := p.Encode()
-	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","commit_lsn":"1/507C6100","number":4096}`; string(data) != want {
+	if want := `{"version":1,"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","commit_lsn":"1/507C6100","number":4096}`; string(data) != want {
 		t.Errorf("encoded as\n%s, want\n%s", data, want)
 	}
 	if got, err := Decode(data); got != p || err != nil {
@@ -87,7 +87,7 @@ func TestPositionWithPast(t *testing.T) {
 	p := somePosition
 	p.Past[0], p.Past[1] = Mark{p.LSN - 0x100, 1785500000123}, Mark{p.LSN, 1785500060456}
 	data := p.Encode()
-	if want := `{"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","past":[{"lsn":"1/507C5F00","at":1785500000123},{"lsn":"1/507C6000","at":1785500060456}]}`; string(data) != want {
+	if want := `{"version":1,"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","past":[{"lsn":"1/507C5F00","at":1785500000123},{"lsn":"1/507C6000","at":1785500060456}]}`; string(data) != want {
 		t.Errorf("encoded as\n%s, want\n%s", data, want)
 	}
 	if got, err := Decode(data); got != p || err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pglogrepl"
+
+	"outboxd/internal/event"
 )
 
 // Position is a confirmed place in the WAL of one server, with what is needed
@@ -20,19 +22,38 @@ type Position struct {
 	Inside Event
 	// Past is for a rewind.
 	Past Past
+	// Outbox is what was published when the position was stored.
+	Outbox Outbox
 }
 
-// Event names an event by its position: the LSN of its transaction's commit
-// record, and its number there, from 1. Zero is before every event.
-type Event struct {
-	CommitLSN pglogrepl.LSN
-	Number    uint32
+// Outbox identifies what was published: a table of the same name is another one, and
+// one that was taken out of a publication and added again was not published between.
+// The zero value is not known: of an older version, or without a table.
+type Outbox struct {
+	Table       uint32 // OID of the table
+	Publication uint32 // OID of the publication
+	// Entry is the OID of the row of pg_publication_rel or pg_publication_namespace
+	// by which the table is in the publication; 0: it is FOR ALL TABLES.
+	Entry uint32
+	// Seen is the position up to which the outbox is known to have been published as
+	// a whole. It may be before or after the position that it is stored with.
+	Seen pglogrepl.LSN
 }
 
-// After reports whether e comes after f in commit order.
-func (e Event) After(f Event) bool {
-	return e.CommitLSN > f.CommitLSN || e.CommitLSN == f.CommitLSN && e.Number > f.Number
+// Same reports whether both positions are equal, whenever the outbox was seen.
+func (p Position) Same(other Position) bool {
+	p.Outbox.Seen = other.Outbox.Seen
+	return p == other
 }
+
+// same reports whether both are the same, whenever they were seen.
+func (o Outbox) same(other Outbox) bool {
+	o.Seen = other.Seen
+	return o == other
+}
+
+// Event names an event by its position.
+type Event = event.Position
 
 // after reports whether a server whose history ends at end lacks some of what p
 // says was delivered. A commit record that begins before the end is part of it.
@@ -53,6 +74,7 @@ type Server struct {
 	SystemID string
 	Timeline int32
 	FlushLSN pglogrepl.LSN // WAL is durable up to here
+	Standby  bool          // it is one: more WAL is on its way to it, or is being replayed
 	// Switches tells where each timeline up to Timeline ended: Switches[t] is
 	// the position at which timeline t was left. Nil when not known.
 	Switches map[int32]pglogrepl.LSN
@@ -82,6 +104,10 @@ var (
 	ErrServerBehind    = errors.New("the server's WAL ends before the stored position")
 )
 
+// ErrReplaying is no refusal: the server is a standby that has not come as far as the
+// stored position yet.
+var ErrReplaying = errors.New("the standby has not replayed the WAL up to the stored position yet")
+
 // RefusedError says why a position cannot be trusted, and what the operator can
 // do. It is never retried: the process ends with exit code 3.
 type RefusedError struct {
@@ -96,7 +122,7 @@ func (e *RefusedError) Error() string {
 
 func (e *RefusedError) Unwrap() error { return e.Reason }
 
-const acceptGap = "`outboxd run --accept-gap` goes on from the slot's own position"
+const acceptGap = "`outboxd run --accept-gap` resumes at the slot's own position"
 
 // Resume decides where to start streaming. stored is the position that was
 // confirmed last as far as the process or its store knows, nil when nothing is
@@ -117,7 +143,8 @@ func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
 		return 0, &RefusedError{ErrSlotGone,
 			fmt.Sprintf("slot %q does not exist, but was confirmed up to %s before", server.SlotName, storedLSN(stored)),
 			"it was dropped, or a standby was promoted that did not have it (PostgreSQL 17 and later keep failover slots, see postgres.failover); " +
-				"`outboxd run --accept-gap` makes a new slot: what was committed between is only in the outbox table, insert it again once the new slot streams"}
+				"`outboxd recover` creates a new slot and publishes the rows that were not delivered, while they are in the outbox table; " +
+				"`outboxd run --accept-gap` creates one and skips them"}
 	}
 	if err := Usable(slot); err != nil {
 		return 0, err
@@ -128,8 +155,8 @@ func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
 	if slot.ConfirmedFlush > stored.LSN {
 		return 0, &RefusedError{ErrSlotAhead,
 			fmt.Sprintf("slot %q is confirmed up to %s, the stored position is %s", slot.Name, slot.ConfirmedFlush, stored.LSN),
-			"someone advanced or made the slot anew, and the events between were not published from here; " + acceptGap +
-				": insert what lies between into the outbox table again once it streams"}
+			"someone advanced or recreated the slot, and the events between were not published from here; " + acceptGap +
+				", and `outboxd recover` publishes the rows that lie between, while they are in the outbox table"}
 	}
 	return stored.LSN, nil
 }
@@ -146,6 +173,10 @@ func sameHistory(stored Position, server Server) error {
 			fmt.Sprintf("it belongs to slot %q, the configuration names slot %q", stored.Slot, server.SlotName),
 			"give each slot a store of its own, or set postgres.slot back; otherwise " + acceptGap}
 	}
+	if server.Standby && (stored.Timeline > server.Timeline || stored.Timeline == server.Timeline && stored.after(server.FlushLSN)) {
+		return fmt.Errorf("%w: %s on timeline %d was confirmed, the standby is at %s on timeline %d; outboxd waits for it, "+
+			"if it comes no further see its log and its connection to the primary", ErrReplaying, stored, stored.Timeline, server.FlushLSN, server.Timeline)
+	}
 	if stored.Timeline > server.Timeline {
 		return &RefusedError{ErrForeignTimeline,
 			fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which is older", stored, stored.Timeline, server.Timeline),
@@ -159,7 +190,7 @@ func sameHistory(stored Position, server Server) error {
 				fmt.Sprintf("%s was confirmed on timeline %d; the server is on timeline %d, which left that timeline at %s",
 					stored, stored.Timeline, server.Timeline, switchText(left, known)),
 				"the server was promoted or restored without the last transactions that were published: Kafka has events that this database lost; " +
-					"settle these with their consumers, then `outboxd run --accept-gap` goes on from where the histories part"}
+					"settle these with their consumers, then `outboxd run --accept-gap` resumes at the timeline switch point"}
 		}
 	}
 	if stored.after(server.FlushLSN) {
@@ -171,7 +202,7 @@ func sameHistory(stored Position, server Server) error {
 	return nil
 }
 
-// Usable refuses a slot that PostgreSQL has invalidated: there is nothing to go on
+// Usable refuses a slot that PostgreSQL has invalidated: there is nothing to resume
 // from, whatever is accepted.
 func Usable(slot *Slot) error {
 	if slot.Invalidation == "" && slot.WALStatus != "lost" {
@@ -190,20 +221,20 @@ func Usable(slot *Slot) error {
 	}
 	return &RefusedError{ErrSlotInvalid,
 		fmt.Sprintf("slot %q, confirmed up to %s, can no longer be read (%s)", slot.Name, slot.ConfirmedFlush, why),
-		"drop it with SELECT pg_drop_replication_slot('" + slot.Name + "') and start with --accept-gap, which makes a new one: " +
-			"what was committed between is only in the outbox table, insert it again once the new slot streams; " + next + " so that it does not happen again"}
+		"`outboxd recover` replaces it by a new one and publishes the rows that were not delivered, while they are in the outbox table " +
+			"(or drop it with SELECT pg_drop_replication_slot('" + slot.Name + "') and start with --accept-gap, which skips them); " + next + " so that it does not happen again"}
 }
 
 // Gap is what becomes of a refused position that the operator gave up.
 type Gap struct {
-	Start pglogrepl.LSN // where streaming goes on
+	Start pglogrepl.LSN // where streaming resumes
 	// From is where the last event ended that is known to be published and to
 	// be of this server's history; 0: not known. What lies between it and Start
 	// is skipped.
 	From pglogrepl.LSN
 }
 
-// AcceptGap decides where to go on on a server whose slot is usable, although
+// AcceptGap decides where to resume on a server whose slot is usable, although
 // Resume refuses the position.
 func AcceptGap(stored *Position, server Server) Gap {
 	at := server.Slot.ConfirmedFlush
@@ -216,11 +247,11 @@ func AcceptGap(stored *Position, server Server) Gap {
 		if !known {
 			return Gap{Start: at}
 		}
-		// What was published before the histories parted is of both.
+		// What was published before the timeline switch point is of both.
 		from = min(from, left)
 	}
 	if from > server.FlushLSN {
-		return Gap{Start: at} // where the histories parted is not known
+		return Gap{Start: at} // the timeline switch point is not known
 	}
 	return Gap{Start: max(at, from), From: from}
 }

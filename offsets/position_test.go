@@ -24,7 +24,7 @@ func TestResume(t *testing.T) {
 		return p
 	}
 	inside := func(commit pglogrepl.LSN) *Position {
-		return stored(func(p *Position) { p.Inside = Event{commit, 7} })
+		return stored(func(p *Position) { p.Inside = Event{CommitLSN: commit, Number: 7} })
 	}
 	server := func(change func(*Server)) Server {
 		s := Server{SystemID: "7301", Timeline: 2, FlushLSN: lsnNewer, SlotName: "outboxd",
@@ -75,7 +75,7 @@ func TestResume(t *testing.T) {
 			refuse: ErrForeignSystem, says: []string{"7301", "9999"}},
 		{name: "no slot on a promoted standby that lacks the newest", stored: stored(nil), server: server(func(s *Server) {
 			s.Timeline, s.Switches, s.Slot = 3, map[int32]pglogrepl.LSN{2: lsnOlder}, nil
-		}), refuse: ErrForeignTimeline, says: []string{"from where the histories part"}},
+		}), refuse: ErrForeignTimeline, says: []string{"resumes at the timeline switch point"}},
 		{name: "no slot on a server that is behind", stored: stored(nil), server: server(func(s *Server) {
 			s.FlushLSN, s.Slot = lsnOlder, nil
 		}), refuse: ErrServerBehind},
@@ -157,7 +157,7 @@ func TestAcceptGap(t *testing.T) {
 		{"the slot is new, nothing is known", nil, func(s *Server) { s.Slot.ConfirmedFlush = lsnNewer }, Gap{Start: lsnNewer}},
 		{"another system", stored, func(s *Server) { s.SystemID = "9999" }, Gap{Start: lsnOlder}},
 		{"another slot", stored, func(s *Server) { s.SlotName = "orders" }, Gap{Start: lsnOlder}},
-		// What was published before the histories parted is not repeated, what
+		// What was published before the timeline switch point is not repeated, what
 		// came after it not skipped.
 		{"another history", stored, func(s *Server) {
 			s.Timeline, s.Switches, s.FlushLSN = 3, map[int32]pglogrepl.LSN{2: lsnOlder + 8}, lsnNewer
@@ -178,5 +178,34 @@ func TestAcceptGap(t *testing.T) {
 				t.Errorf("%+v, want %+v", got, test.want)
 			}
 		})
+	}
+}
+
+// A standby that crashed replays what it had; what it has not replayed yet is no
+// reason to doubt the position.
+func TestResumeOnAStandbyThatReplays(t *testing.T) {
+	slot := &Slot{Name: "outboxd", ConfirmedFlush: 100, WALStatus: "reserved"}
+	for name, c := range map[string]struct {
+		stored  Position
+		server  Server
+		want    error // nil: it resumes
+		refused bool
+	}{
+		"replayed":              {Position{LSN: 200, Timeline: 1}, Server{Timeline: 1, FlushLSN: 200, Standby: true}, nil, false},
+		"not yet":               {Position{LSN: 200, Timeline: 1}, Server{Timeline: 1, FlushLSN: 199, Standby: true}, ErrReplaying, false},
+		"not yet inside":        {Position{LSN: 200, Timeline: 1, Inside: Event{CommitLSN: 300, Number: 1}}, Server{Timeline: 1, FlushLSN: 250, Standby: true}, ErrReplaying, false},
+		"timeline not yet":      {Position{LSN: 200, Timeline: 2}, Server{Timeline: 1, FlushLSN: 250, Standby: true}, ErrReplaying, false},
+		"a lost history":        {Position{LSN: 200, Timeline: 1}, Server{Timeline: 2, FlushLSN: 250, Standby: true, Switches: map[int32]pglogrepl.LSN{1: 150}}, ErrForeignTimeline, true},
+		"a primary":             {Position{LSN: 200, Timeline: 1}, Server{Timeline: 1, FlushLSN: 199}, ErrServerBehind, true},
+		"an older primary":      {Position{LSN: 200, Timeline: 2}, Server{Timeline: 1, FlushLSN: 250}, ErrForeignTimeline, true},
+		"promoted, as followed": {Position{LSN: 200, Timeline: 2}, Server{Timeline: 2, FlushLSN: 250, Switches: map[int32]pglogrepl.LSN{1: 150}}, nil, false},
+	} {
+		c.stored.SystemID, c.stored.Slot = "1", "outboxd"
+		c.server.SystemID, c.server.SlotName, c.server.Slot = "1", "outboxd", slot
+		start, err := Resume(&c.stored, c.server)
+		var refused *RefusedError
+		if !errors.Is(err, c.want) || errors.As(err, &refused) != c.refused || c.want == nil && start != 200 {
+			t.Errorf("%s: %s, %v", name, start, err)
+		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // Rewind is how much of the past is kept for going back to: PostgreSQL decodes
-// nothing before the position that it was told, so it is told late. At most one
+// nothing before the position that was confirmed, so that is done late. At most one
 // of both is set; the zero value holds nothing back.
 type Rewind struct {
 	Age   time.Duration
@@ -16,7 +16,7 @@ type Rewind struct {
 
 // Past are positions that were confirmed earlier, the oldest first; the zero ones
 // are not used. It is stored with a position, so that the time that they are held
-// back does not begin anew with each start.
+// back does not restart with each start.
 type Past [8]Mark
 
 // Mark is a confirmed position, and when it was one.
@@ -52,7 +52,7 @@ func (r Rewind) note(past Past, lsn pglogrepl.LSN, now time.Time) Past {
 	return past
 }
 
-// due returns the newest position of the past that PostgreSQL may be told, zero when
+// due returns the newest position of the past that may be confirmed to PostgreSQL, zero when
 // there is none. Each was a Tracker's, at its time.
 func (r Rewind) due(past Past, newest pglogrepl.LSN, now time.Time) Confirmed {
 	var lsn pglogrepl.LSN

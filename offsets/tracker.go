@@ -8,14 +8,14 @@ import (
 )
 
 // Confirmed is a position up to which everything was acknowledged by Kafka, so
-// that PostgreSQL may forget the WAL before it. Its zero value means "nothing";
+// that PostgreSQL can recycle the WAL before it. Its zero value means "nothing";
 // only this package can make another.
 type Confirmed struct {
 	lsn   pglogrepl.LSN
 	event Event
 }
 
-// LSN returns the position that PostgreSQL may be told, the end of a whole
+// LSN returns the position that may be confirmed to PostgreSQL, the end of a whole
 // transaction; 0 means nothing is confirmed.
 func (c Confirmed) LSN() pglogrepl.LSN { return c.lsn }
 
@@ -75,8 +75,8 @@ type Transaction struct {
 	end  pglogrepl.LSN // of the transaction, 0 when it does not end here
 	upTo Event         // the last event, once the part has ended
 	done bool
-	// givenUp says that the rest of the transaction was never read.
-	givenUp bool
+	// abandoned says that the rest of the transaction was never read.
+	abandoned bool
 }
 
 // NewTracker starts at a position that is known to be confirmed: the one the
@@ -110,7 +110,7 @@ func (t *Tracker) part() *Transaction {
 		tx = &Transaction{tracker: t}
 	}
 	tx.added, tx.last, tx.before, tx.ended = 0, Event{}, Event{}, false
-	tx.end, tx.upTo, tx.done, tx.givenUp = 0, Event{}, false, false
+	tx.end, tx.upTo, tx.done, tx.abandoned = 0, Event{}, false, false
 	tx.pending.Store(1)
 	t.push(tx)
 	return tx
@@ -146,14 +146,14 @@ func (tx *Transaction) Withdraw() {
 // record, Commit.TransactionEndLSN in pgoutput.
 func (tx *Transaction) Commit(end pglogrepl.LSN) { tx.finish(end, false) }
 
-func (tx *Transaction) finish(end pglogrepl.LSN, givenUp bool) {
+func (tx *Transaction) finish(end pglogrepl.LSN, abandoned bool) {
 	t := tx.tracker
 	if tx.ended {
 		tx = t.part()
 	}
 	t.open = nil
 	t.mu.Lock()
-	tx.end, tx.upTo, tx.givenUp = end, tx.last, givenUp
+	tx.end, tx.upTo, tx.abandoned = end, tx.last, abandoned
 	t.mu.Unlock()
 	tx.settle()
 }
@@ -189,7 +189,7 @@ func (tx *Transaction) settle() {
 		t.queue[t.head] = nil
 		t.head++
 		t.reach(oldest.upTo)
-		if oldest.givenUp {
+		if oldest.abandoned {
 			// Its rest was never read, so that no position behind it is safe,
 			// whoever names one.
 			t.failed = true
@@ -223,7 +223,7 @@ func (t *Tracker) Idle(end pglogrepl.LSN) {
 	// An empty transaction behind the newest one is acknowledged exactly when
 	// that one is, so the newest one can carry its position.
 	// (One that Drained gave up must not be given a position.)
-	if newest := t.queue[len(t.queue)-1]; !newest.givenUp && end > newest.end {
+	if newest := t.queue[len(t.queue)-1]; !newest.abandoned && end > newest.end {
 		newest.end = end
 	}
 }
@@ -253,7 +253,7 @@ func (t *Tracker) Unconfirmed() int {
 
 // Drained returns a channel that is closed when every event is acknowledged.
 // It is called by the goroutine that opens transactions, after the last one. A
-// transaction whose commit was never read is given up by this call: its
+// transaction whose commit was never read is abandoned by this call: its
 // acknowledgements still count, but nothing behind it is confirmed any more.
 func (t *Tracker) Drained() <-chan struct{} {
 	if tx := t.open; tx != nil {

@@ -34,7 +34,7 @@ func (e *modelEntry) event(n int) Event {
 	if n == 0 {
 		return Event{}
 	}
-	return Event{e.commitLSN, uint32(n)}
+	return Event{CommitLSN: e.commitLSN, Number: uint32(n)}
 }
 
 // prefix is how many events are acknowledged without a gap.

@@ -11,6 +11,21 @@ import (
 // cannot go back to, or that is not written yet.
 var ErrOutsideWindow = errors.New("the WAL cannot be read from there")
 
+// ErrSkips is the reason of a RefusedError for a position that the operator named
+// and that would skip events.
+var ErrSkips = errors.New("events would be skipped")
+
+// Skips refuses to start at from instead of at the stored position, if that would
+// skip what lies between.
+func Skips(from, stored pglogrepl.LSN) error {
+	if from <= stored {
+		return nil
+	}
+	return &RefusedError{ErrSkips,
+		fmt.Sprintf("--from-lsn %s is beyond the stored position %s, and transactions that were committed between were not published", from, stored),
+		"add --accept-gap if they are to be skipped, or start without --from-lsn"}
+}
+
 // Window is the range of commit LSNs that a server can still decode: PostgreSQL
 // decodes nothing before a slot's confirmed position.
 type Window struct {

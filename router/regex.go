@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"outboxd/decoder"
+	"outboxd/internal/poison"
 )
 
 // Regex makes a topic of a column's text, as Kafka Connect's RegexRouter does: a
@@ -36,7 +37,7 @@ func NewRegex(field decoder.Field, column, pattern, replacement string) (*Regex,
 func (r *Regex) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
 	v := ev.Values[r.field]
 	if v == nil {
-		return dst, fmt.Errorf("%w: column %q, which names its topic (route.regex), is NULL", ErrUnroutable, r.column)
+		return dst, poison.NoRoute.Mark(fmt.Errorf("%w: column %q, which names its topic (route.regex), is NULL", ErrUnroutable, r.column))
 	}
 	if !r.whole.Match(v) {
 		return append(dst, v...), nil

@@ -3,12 +3,12 @@ package router
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"outboxd/decoder"
+	"outboxd/internal/record"
 )
 
 // event returns one with every field set.
@@ -57,7 +57,7 @@ func mustNew(t testing.TB, rules Rules) *Router {
 
 // base has no rule but these.
 func base(topic string, key decoder.Field) Rules {
-	return Rules{Topic: topic, Key: key, Partition: decoder.NoField, HeadersColumn: decoder.NoField}
+	return Rules{Topic: topic, Key: key, Partition: decoder.NoField}
 }
 
 var plain = base("outbox.event.{type}", decoder.AggregateID)
@@ -102,7 +102,7 @@ func TestTopic(t *testing.T) {
 		{"{type}", event(with(decoder.Type, "a\nb\x00")), "", []string{`"a\nb\x00"`}},
 	}
 	for _, test := range tests {
-		var m Message
+		var m record.Record
 		err := mustNew(t, base(test.template, decoder.AggregateID)).Route(test.event, &m)
 		if test.says == nil {
 			if err != nil || m.Topic != test.want {
@@ -121,7 +121,7 @@ func TestTopic(t *testing.T) {
 // A message shows the beginning of a name that never ends.
 func TestMessagesAreBounded(t *testing.T) {
 	for _, typ := range []string{strings.Repeat("x", 1<<20), strings.Repeat("?", 1<<20)} {
-		var m Message
+		var m record.Record
 		err := mustNew(t, plain).Route(event(with(decoder.Type, typ)), &m)
 		if err == nil || len(err.Error()) > 1000 {
 			t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
@@ -132,13 +132,13 @@ func TestMessagesAreBounded(t *testing.T) {
 func TestBadTemplates(t *testing.T) {
 	for template, part := range map[string]string{
 		"":               "is empty",
-		"{":              "without }",
-		"a.{type":        "without }",
+		"{":              "without its partner",
+		"a.{type":        "without its partner",
 		"{}":             "{}",
 		"{nothing}":      "{nothing}",
 		"{Type}":         "{Type}",
 		"{ type }":       "{ type }",
-		"a.{aggregateid": "without }",
+		"a.{aggregateid": "without its partner",
 	} {
 		_, err := New(Rules{Topic: template})
 		says(t, err, "route.topic", part)
@@ -146,7 +146,7 @@ func TestBadTemplates(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	var m Message
+	var m record.Record
 	r := mustNew(t, plain)
 	ev := event(with(decoder.AggregateID, "order-1\x00\xff"))
 	if err := r.Route(ev, &m); err != nil || string(m.Key) != "order-1\x00\xff" {
@@ -173,114 +173,10 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// headers returns the names and values in order.
-func headers(m *Message) (lines []string) {
-	for _, h := range m.Headers {
-		lines = append(lines, h.Key+"="+string(h.Value))
-	}
-	return lines
-}
-
-func TestPlainHeaders(t *testing.T) {
-	r := mustNew(t, plain)
-	tests := []struct {
-		name  string
-		event *decoder.Event
-		want  []string
-	}{
-		{"all", event(), []string{
-			"id=value of id", "type=OrderPlaced", "aggregate_type=order", "aggregate_id=value of aggregate_id",
-			"position=0000000001507C60-00000001", "version=value of version", "schema_version=value of schema_version",
-			"correlation_id=value of correlation_id", "causation_id=value of causation_id", "traceparent=value of traceparent", "timestamp=2026-07-31T14:00:00.000005Z",
-		}},
-		{"a NULL gives none", event(without(decoder.ID, decoder.AggregateType, decoder.Version, decoder.CausationID, decoder.TraceParent, decoder.Timestamp)), []string{
-			"type=OrderPlaced", "aggregate_id=value of aggregate_id", "position=0000000001507C60-00000001",
-			"schema_version=value of schema_version", "correlation_id=value of correlation_id",
-		}},
-		{"an empty value gives one", event(with(decoder.ID, ""), without(decoder.AggregateType, decoder.Version, decoder.SchemaVersion,
-			decoder.CorrelationID, decoder.CausationID, decoder.TraceParent, decoder.Timestamp)), []string{
-			"id=", "type=OrderPlaced", "aggregate_id=value of aggregate_id", "position=0000000001507C60-00000001",
-		}},
-	}
-	var m Message // reused, as the pipeline does
-	for _, test := range tests {
-		if err := r.Route(test.event, &m); err != nil {
-			t.Fatal(err)
-		}
-		if got := headers(&m); !slices.Equal(got, test.want) {
-			t.Errorf("%s:\ngot  %q\nwant %q", test.name, got, test.want)
-		}
-		if len(m.Headers) > MaxHeaders {
-			t.Errorf("%s: %d headers, more than MaxHeaders", test.name, len(m.Headers))
-		}
-	}
-}
-
-func TestNoHeaders(t *testing.T) {
-	m := Message{Headers: []Header{{Key: "left from before"}}}
-	rules := plain
-	rules.Style = NoHeaders
-	if err := mustNew(t, rules).Route(event(), &m); err != nil || len(m.Headers) != 0 {
-		t.Errorf("headers %q, %v", headers(&m), err)
-	}
-}
-
-// A record that is published again says so in its last header, whatever its style,
-// and otherwise is what it was.
-func TestReplayedHeader(t *testing.T) {
-	for name, change := range map[string]func(*Rules){
-		"plain":                    func(*Rules) {},
-		"cloudevents, binary mode": func(r *Rules) { r.Style = CloudEventsHeaders },
-		"cloudevents":              func(r *Rules) { r.Style, r.ContentType = DebeziumHeaders, "application/cloudevents+json" },
-		"debezium":                 func(r *Rules) { r.Style = DebeziumHeaders },
-		"connect":                  func(r *Rules) { r.Style, r.Context = ConnectHeaders, "shop" },
-		"connect, json":            func(r *Rules) { r.Style, r.HeaderForm = ConnectHeaders, ConnectJSONKey },
-		"connect, json_schema":     func(r *Rules) { r.Style, r.HeaderForm = ConnectHeaders, ConnectJSONSchemaKey },
-		"none":                     func(r *Rules) { r.Style, r.Headers = NoHeaders, nil },
-	} {
-		rules := plain
-		rules.Headers = []ColumnHeader{{"tenant", tenant}}
-		change(&rules)
-		for payload, ev := range map[string]*decoder.Event{"a value": event(), "a tombstone": event(without(decoder.Payload))} {
-			var first, again Message
-			rules.Replayed = false
-			if err := mustNew(t, rules).Route(ev, &first); err != nil {
-				t.Fatal(err)
-			}
-			rules.Replayed = true
-			if err := mustNew(t, rules).Route(ev, &again); err != nil {
-				t.Fatal(err)
-			}
-			if got, want := headers(&again), append(headers(&first), "replayed=true"); !slices.Equal(got, want) {
-				t.Errorf("%s, %s:\ngot  %q\nwant %q", name, payload, got, want)
-			}
-			if len(again.Headers) > MaxHeaders+len(rules.Headers) {
-				t.Errorf("%s: %d headers, more than MaxHeaders and those of columns", name, len(again.Headers))
-			}
-		}
-	}
-}
-
-// The position is the message's own: the next event does not change it.
-func TestPositionsOfTwoMessages(t *testing.T) {
-	r := mustNew(t, plain)
-	var first, second Message
-	if err := errors.Join(
-		r.Route(event(), &first),
-		r.Route(event(func(ev *decoder.Event) { ev.Position.Number = 2 }), &second),
-	); err != nil {
-		t.Fatal(err)
-	}
-	const at = 4 // behind id, type, aggregate_type, aggregate_id
-	if a, b := string(first.Headers[at].Value), string(second.Headers[at].Value); a != "0000000001507C60-00000001" || b != "0000000001507C60-00000002" {
-		t.Errorf("positions %s and %s", a, b)
-	}
-}
-
 // The names that are remembered stay the right ones, and few.
 func TestTopicNamesAreRemembered(t *testing.T) {
 	r := mustNew(t, plain)
-	var m Message
+	var m record.Record
 	for i := range 3*maxNames + 7 {
 		typ := fmt.Sprint("type-", i%(2*maxNames+3))
 		if err := r.Route(event(with(decoder.Type, typ)), &m); err != nil {
@@ -304,7 +200,7 @@ func TestTopicNamesAreRemembered(t *testing.T) {
 func TestRouteDoesNotAllocate(t *testing.T) {
 	r := mustNew(t, base("{aggregate_type}.{type}", decoder.AggregateID))
 	events := []*decoder.Event{event(), event(with(decoder.Type, "OrderPaid")), event(without(decoder.Version))}
-	var m Message
+	var m record.Record
 	route := func() {
 		for _, ev := range events {
 			if err := r.Route(ev, &m); err != nil {
@@ -321,7 +217,7 @@ func TestRouteDoesNotAllocate(t *testing.T) {
 func BenchmarkRoute(b *testing.B) {
 	r := mustNew(b, plain)
 	ev := event()
-	var m Message
+	var m record.Record
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := r.Route(ev, &m); err != nil {
@@ -354,13 +250,13 @@ func TestOverrides(t *testing.T) {
 		{"z", "", "z"},
 		{"zx", "order", "outbox.event.zx"},
 	} {
-		var m Message
+		var m record.Record
 		if err := r.Route(event(with(decoder.Type, test.typ), with(decoder.AggregateType, test.aggregateType), with(tenant, "acme")), &m); err != nil || m.Topic != test.want {
 			t.Errorf("%s of %s: topic %q, %v; want %q", test.typ, test.aggregateType, m.Topic, err, test.want)
 		}
 	}
 	// NULL matches only what matches everything. A discarded event needs no key.
-	var m Message
+	var m record.Record
 	if err := r.Route(event(without(decoder.Type, decoder.AggregateID), with(decoder.AggregateType, "test")), &m); err != nil || m.Topic != "" {
 		t.Errorf("topic %q, %v", m.Topic, err)
 	}
@@ -394,7 +290,7 @@ func TestColumnKeyAndPartition(t *testing.T) {
 	rules := base("orders", tenant)
 	rules.Columns, rules.Partition = columns, note
 	r := mustNew(t, rules)
-	var m Message
+	var m record.Record
 	for value, want := range map[string]int32{"0": 0, "17": 17, "2147483647": 2147483647} {
 		if err := r.Route(event(with(note, value)), &m); err != nil || m.Partition != want {
 			t.Errorf("partition %d, %v; want %d", m.Partition, err, want)
@@ -403,7 +299,7 @@ func TestColumnKeyAndPartition(t *testing.T) {
 	if string(m.Key) != "value of column" {
 		t.Errorf("key %q", m.Key)
 	}
-	if err := r.Route(event(without(note)), &m); err != nil || m.Partition != ByKey {
+	if err := r.Route(event(without(note)), &m); err != nil || m.Partition != record.ByKey {
 		t.Errorf("partition %d, %v; want none", m.Partition, err)
 	}
 	for _, value := range []string{"-1", "2147483648", "", "x"} {
@@ -416,126 +312,11 @@ func TestColumnKeyAndPartition(t *testing.T) {
 	says(t, r.Route(event(without(tenant)), &m), `"tenant" (route.key) is NULL`)
 }
 
-func TestColumnHeaders(t *testing.T) {
-	rules := base("orders", decoder.AggregateID)
-	rules.Style = DebeziumHeaders
-	rules.Headers = []ColumnHeader{{"z", tenant}, {"a", note}, {"z", decoder.Type}}
-	r := mustNew(t, rules)
-	typed := func(f decoder.Field, oid uint32) func(*decoder.Event) {
-		return func(ev *decoder.Event) { ev.Types[f] = oid }
-	}
-	var m Message
-	for _, test := range []struct {
-		event *decoder.Event
-		want  string
-	}{
-		{event(with(tenant, "t"), with(note, "f")), "id=value of id z=t a=f z=OrderPlaced"},
-		{event(with(tenant, "t"), typed(tenant, decoder.BoolOID), with(note, "f"), typed(note, decoder.BoolOID)), "id=value of id z=true a=false z=OrderPlaced"},
-		{event(without(tenant, decoder.ID), with(note, "")), "a= z=OrderPlaced"},
-	} {
-		if err := r.Route(test.event, &m); err != nil || strings.Join(headers(&m), " ") != test.want {
-			t.Errorf("got  %q, %v\nwant %q", headers(&m), err, test.want)
-		}
-	}
-}
-
-func TestHeadersColumn(t *testing.T) {
-	rules := base("orders", decoder.AggregateID)
-	rules.Style, rules.HeadersColumn = DebeziumHeaders, note
-	r := mustNew(t, rules)
-	var m Message
-	ev := event(with(note, `{"b": "x\u00e9\"\n", "a": 12345678901234567890.10, "n": null, "t": true, "o": {"k":  [1, 2]}, "": ""}`))
-	if err := r.Route(ev, &m); err != nil {
-		t.Fatal(err)
-	}
-	want := []string{"id=value of id", "b=x\u00e9\"\n", "a=12345678901234567890.10", "t=true", `o={"k":  [1, 2]}`, "="}
-	if got := headers(&m); !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-	if err := r.Route(event(without(note)), &m); err != nil || len(m.Headers) != 1 {
-		t.Errorf("NULL: %q, %v", headers(&m), err)
-	}
-	for _, value := range []string{"[]", "1", `"text"`, "null"} {
-		says(t, r.Route(event(with(note, value)), &m), "outbox.headers_column")
-	}
-}
-
-func TestCloudEventsHeaders(t *testing.T) {
-	rules := base("orders", decoder.AggregateID)
-	rules.Style, rules.Source = CloudEventsHeaders, "/shop/public.outbox"
-	r := mustNew(t, rules)
-	var m Message
-	ev := event(without(decoder.CausationID))
-	ev.Types[decoder.Payload] = decoder.JSONBOID
-	if err := r.Route(ev, &m); err != nil {
-		t.Fatal(err)
-	}
-	want := []string{
-		"ce_specversion=1.0", "ce_id=value of id", "ce_source=/shop/public.outbox", "ce_type=OrderPlaced", "ce_subject=value of aggregate_id",
-		"ce_time=2026-07-31T14:00:00.000005Z", "ce_partitionkey=value of aggregate_id", "ce_sequence=0000000001507C60-00000001",
-		"ce_correlationid=value of correlation_id", "ce_traceparent=value of traceparent", "content-type=application/json",
-	}
-	if got := headers(&m); !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-	if err := r.Route(event(without(decoder.Timestamp)), &m); err != nil || !slices.Contains(headers(&m), "ce_time=2026-07-31T12:30:00.123456Z") {
-		t.Errorf("without a business time: %q, %v", headers(&m), err)
-	}
-	says(t, r.Route(event(without(decoder.ID)), &m), "id", "CloudEvent")
-	says(t, r.Route(event(with(decoder.Type, "x"), with(decoder.ID, "")), &m), "id", "CloudEvent")
-}
-
-func TestAppendTime(t *testing.T) {
-	berlin := time.FixedZone("", 2*3600)
-	for _, at := range []time.Time{
-		{}, time.Unix(0, 0), time.Unix(-1, 999_999_999), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
-		time.Date(2024, 2, 29, 1, 2, 3, 40_000, berlin), time.Date(10, 1, 1, 0, 0, 0, 0, time.UTC),
-	} {
-		if got, want := string(AppendTime([]byte("x"), at)), "x"+at.UTC().Format(TimeFormat); got != want {
-			t.Errorf("%s, want %s", got, want)
-		}
-	}
-}
-
-// CloudEvents knows no empty attribute, and a tombstone has no content.
-func TestCloudEventsHeadersOfLittle(t *testing.T) {
-	rules := base("orders", decoder.AggregateID)
-	rules.Style, rules.EmptyIsTombstone = CloudEventsHeaders, true
-	r := mustNew(t, rules)
-	ev := event(with(decoder.AggregateID, ""), with(decoder.CorrelationID, ""), with(decoder.CausationID, ""), with(decoder.TraceParent, ""), with(decoder.Payload, " \n"))
-	var m Message
-	if err := r.Route(ev, &m); err != nil {
-		t.Fatal(err)
-	}
-	want := []string{"ce_specversion=1.0", "ce_id=value of id", "ce_source=", "ce_type=OrderPlaced", "ce_time=2026-07-31T14:00:00.000005Z", "ce_sequence=0000000001507C60-00000001"}
-	if got := headers(&m); !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-}
-
-// The content type of structured events is there when there is a value.
-func TestContentType(t *testing.T) {
-	for _, empty := range []bool{false, true} {
-		rules := base("orders", decoder.AggregateID)
-		rules.Style, rules.ContentType, rules.EmptyIsTombstone = DebeziumHeaders, "application/cloudevents+json", empty
-		r := mustNew(t, rules)
-		var m Message
-		for payload, hasValue := range map[string]bool{"x": true, " ": !empty, "": !empty} {
-			if err := r.Route(event(with(decoder.Payload, payload)), &m); err != nil || slices.Contains(headers(&m), "content-type=application/cloudevents+json") != hasValue {
-				t.Errorf("payload %q: %q, %v", payload, headers(&m), err)
-			}
-		}
-		if err := r.Route(event(without(decoder.Payload)), &m); err != nil || len(m.Headers) != 1 {
-			t.Errorf("NULL: %q, %v", headers(&m), err)
-		}
-	}
-}
-
 // The error of a topic shows what it is made of.
 func TestTopicErrorNamesItsTemplate(t *testing.T) {
 	rules := base("a.{type}", decoder.NoField)
 	rules.Columns, rules.Overrides = columns, []Override{{Type: "x", Topic: "{column:tenant}-{aggregate_type}"}}
-	var m Message
+	var m record.Record
 	r := mustNew(t, rules)
 	says(t, r.Route(event(with(decoder.Type, "a b")), &m), "made of a.{type}", `"a.a b"`)
 	says(t, r.Route(event(with(decoder.Type, "x"), with(tenant, "t/1")), &m), "made of {column:tenant}-{aggregate_type}", `"t/1-order"`)

@@ -3,19 +3,22 @@ package router
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"unicode/utf8"
 
 	"outboxd/decoder"
+	"outboxd/internal/poison"
+	"outboxd/internal/template"
 )
 
-// template is a topic name with places for fields.
-type template []part
+// topicTemplate is a topic name with places for fields.
+type topicTemplate struct {
+	parts []part
+	text  string // as it was written
+}
 
 type part struct {
-	text  string
+	text  string        // of a placeholder its name, for messages
 	field decoder.Field // NoField: text
-	name  string        // the placeholder, for messages
 }
 
 var placeholders = map[string]decoder.Field{
@@ -23,51 +26,43 @@ var placeholders = map[string]decoder.Field{
 	"aggregate_type": decoder.AggregateType,
 }
 
-func parseTemplate(s string, columns map[string]decoder.Field) (template, error) {
-	var t template
-	for rest := s; rest != ""; {
-		open := strings.IndexByte(rest, '{')
-		if open < 0 {
-			open = len(rest)
-		}
-		if text := rest[:open]; text != "" {
-			t = append(t, part{text: text, field: decoder.NoField})
-		}
-		if rest = rest[open:]; rest == "" {
-			break
-		}
-		end := strings.IndexByte(rest, '}')
-		if end < 0 {
-			return nil, fmt.Errorf("%q: { without }", s)
-		}
-		name := rest[1:end]
-		field, ok := placeholders[name]
-		if column, isColumn := strings.CutPrefix(name, "column:"); isColumn {
-			field, ok = columns[column]
+func parseTemplate(s string, columns map[string]decoder.Field) (*topicTemplate, error) {
+	parsed, err := template.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("%q %w", s, err)
+	}
+	if len(parsed) == 0 {
+		return nil, errors.New("is empty")
+	}
+	t := &topicTemplate{text: s}
+	for _, p := range parsed {
+		field, ok := decoder.NoField, true
+		if p.Placeholder {
+			if column, isColumn := template.Column(p.Text); isColumn {
+				field, ok = columns[column]
+			} else {
+				field, ok = placeholders[p.Text]
+			}
 		}
 		if !ok {
-			return nil, fmt.Errorf("%q: unknown placeholder {%s}", s, name)
+			return nil, fmt.Errorf("%q: unknown placeholder {%s}", s, p.Text)
 		}
-		t = append(t, part{field: field, name: name})
-		rest = rest[end+1:]
-	}
-	if len(t) == 0 {
-		return nil, errors.New("is empty")
+		t.parts = append(t.parts, part{p.Text, field})
 	}
 	return t, nil
 }
 
 // expand appends the name for an event.
-func (t template) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
-	for i := range t {
-		p := &t[i]
+func (t *topicTemplate) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
+	for i := range t.parts {
+		p := &t.parts[i]
 		if p.field == decoder.NoField {
 			dst = append(dst, p.text...)
 			continue
 		}
 		v := ev.Values[p.field]
 		if v == nil {
-			return dst, fmt.Errorf("%w: {%s}, which names its topic, is NULL", ErrUnroutable, p.name)
+			return dst, poison.NoRoute.Mark(fmt.Errorf("%w: {%s}, which names its topic, is NULL", ErrUnroutable, p.text))
 		}
 		dst = append(dst, v...)
 	}
@@ -75,15 +70,7 @@ func (t template) expand(dst []byte, ev *decoder.Event) ([]byte, error) {
 }
 
 // String returns the template as it was written.
-func (t template) String() string {
-	var b strings.Builder
-	for _, p := range t {
-		if b.WriteString(p.text); p.field != decoder.NoField {
-			b.WriteString("{" + p.name + "}")
-		}
-	}
-	return b.String()
-}
+func (t *topicTemplate) String() string { return t.text }
 
 // runeLen is the length of the first character.
 func runeLen(b []byte) int {

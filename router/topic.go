@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"outboxd/decoder"
+	"outboxd/internal/poison"
+	"outboxd/internal/topicname"
 )
 
 // topics finds an event's topic: by the first override that matches, else by the
@@ -13,7 +15,9 @@ import (
 type topics struct {
 	overrides []override
 	regex     *Regex
-	fallback  template
+	fallback  *topicTemplate
+	forbidden []string
+	reserved  map[string]string
 	scratch   []byte // where a name is put together
 	names     map[string]string
 }
@@ -21,7 +25,7 @@ type topics struct {
 type override struct {
 	typ, aggregateType string
 	discard            bool
-	topic              template
+	topic              *topicTemplate
 }
 
 // maxNames bounds the memory of topic names against a type column that never
@@ -29,7 +33,7 @@ type override struct {
 const maxNames = 10_000
 
 func newTopics(rules Rules) (topics, error) {
-	t := topics{names: make(map[string]string), regex: rules.Regex}
+	t := topics{names: make(map[string]string), regex: rules.Regex, forbidden: rules.Forbidden, reserved: rules.Reserved}
 	var err error
 	if t.regex == nil {
 		if t.fallback, err = parseTemplate(rules.Topic, rules.Columns); err != nil {
@@ -48,7 +52,8 @@ func newTopics(rules Rules) (topics, error) {
 	return t, nil
 }
 
-// of returns the event's topic, "" when it is discarded.
+// of returns the event's topic, "" when it is discarded. With an error it is the name
+// that the event may not have, if there is one.
 func (t *topics) of(ev *decoder.Event) (string, error) {
 	use := t.fallback
 	for i := range t.overrides {
@@ -76,14 +81,37 @@ func (t *topics) of(ev *decoder.Event) (string, error) {
 		return name, nil
 	}
 	name := string(b)
-	if err := checkTopic(name); err != nil {
-		return "", fmt.Errorf("%w (made of %s)", err, use)
+	if err := t.check(name); err != nil {
+		if use == nil {
+			return name, fmt.Errorf("%w (made by route.regex)", err)
+		}
+		return name, fmt.Errorf("%w (made of %s)", err, use)
 	}
 	if len(t.names) >= maxNames {
 		clear(t.names)
 	}
 	t.names[name] = name
 	return name, nil
+}
+
+// check refuses a name that no topic has, or that no event may be sent to. It is
+// called once for each name.
+func (t *topics) check(name string) error {
+	if err := topicname.Check(name); err != nil {
+		return poison.IllegalTopic.Mark(fmt.Errorf("%w: topic name %s %w", ErrUnroutable, decoder.Excerpt(name), err))
+	}
+	if key, ok := t.reserved[name]; ok {
+		return poison.ForbiddenTopic.Mark(fmt.Errorf("%w: topic %q is outboxd's own (%s)", ErrUnroutable, name, key))
+	}
+	if topicname.Internal(name) {
+		return poison.ForbiddenTopic.Mark(fmt.Errorf("%w: topic %q begins with __, as those of Kafka itself", ErrUnroutable, name))
+	}
+	for _, pattern := range t.forbidden {
+		if glob(pattern, []byte(name)) {
+			return poison.ForbiddenTopic.Mark(fmt.Errorf("%w: topic %q is forbidden by %q (route.forbidden)", ErrUnroutable, name, pattern))
+		}
+	}
+	return nil
 }
 
 // matches compares with a glob: * stands for any characters, ? for one. An empty
@@ -119,23 +147,4 @@ func glob(pattern string, value []byte) bool {
 		}
 	}
 	return strings.Trim(pattern[p:], "*") == ""
-}
-
-// maxTopicLen is Kafka's limit (org.apache.kafka.common.internals.Topic).
-const maxTopicLen = 249
-
-// checkTopic applies Kafka's rule for topic names, so that a bad one is found
-// here with its event and not as a failed produce request.
-func checkTopic(name string) error {
-	if name == "" || name == "." || name == ".." || len(name) > maxTopicLen {
-		return fmt.Errorf("%w: topic name %.300q must have 1 to %d characters, and neither . nor .. is one", ErrUnroutable, name, maxTopicLen)
-	}
-	for i := range len(name) {
-		c := name[i]
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-' {
-			continue
-		}
-		return fmt.Errorf("%w: topic name %.300q has a character other than a-z A-Z 0-9 . _ -", ErrUnroutable, name)
-	}
-	return nil
 }

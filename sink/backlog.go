@@ -2,6 +2,7 @@ package sink
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +28,8 @@ const (
 // while. The traffic also bounds what a clock does that is wrong.
 type backlog struct {
 	produce func(*Delivery)
-	limit   int64 // of bytes
+	limit   int64         // of bytes; 0: nothing waits
+	delays  *atomic.Int64 // counts events that waited; nil: nobody asks
 
 	mu      sync.Mutex // also makes sure that nothing overtakes what waits
 	waiting []*Delivery
@@ -57,7 +59,7 @@ func (b *backlog) send(d *Delivery) {
 	defer b.mu.Unlock()
 	b.events++
 	if len(b.waiting) == 0 {
-		wait := b.wait(d.committed, time.Now())
+		wait := b.wait(d.CommittedAt, time.Now())
 		if wait == 0 {
 			b.produce(d)
 			return
@@ -99,6 +101,9 @@ func (b *backlog) stop(discard func(*Delivery)) {
 
 func (b *backlog) flush(to func(*Delivery)) {
 	b.timer.Stop()
+	if b.delays != nil {
+		b.delays.Add(int64(len(b.waiting)))
+	}
 	for _, d := range b.waiting {
 		to(d)
 	}

@@ -2,8 +2,11 @@ package sink
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"outboxd/internal/record"
 )
 
 // traffic makes a backlog believe that so many events a second were sent up to now,
@@ -49,9 +52,10 @@ func TestBacklogKeepsTheOrder(t *testing.T) {
 	produced := make(chan *Delivery, 100)
 	var b backlog
 	b.init(func(d *Delivery) { produced <- d }, 10*overhead)
+	b.delays = new(atomic.Int64)
 	traffic(&b, 50_000, time.Now())
 	event := func(lateness time.Duration) *Delivery {
-		return &Delivery{committed: time.Now().Add(-lateness)}
+		return &Delivery{Record: record.Record{CommittedAt: time.Now().Add(-lateness)}}
 	}
 	var sent []*Delivery
 	send := func(lateness ...time.Duration) {
@@ -78,8 +82,8 @@ func TestBacklogKeepsTheOrder(t *testing.T) {
 	}
 
 	send(0, 0)
-	if len(produced) != 2 {
-		t.Fatalf("%d of 2 events in time go at once", len(produced))
+	if n := b.delays.Load(); len(produced) != 2 || n != 0 {
+		t.Fatalf("%d of 2 events in time go at once, %d are counted as delayed", len(produced), n)
 	}
 	arrived(2)
 	// The timer may end the waiting sooner where the process stands still.
@@ -95,13 +99,31 @@ func TestBacklogKeepsTheOrder(t *testing.T) {
 		t.Fatalf("at the limit %d of 10 events are gone", n)
 	}
 	arrived(10)
+	if n := b.delays.Load(); n != 13 {
+		t.Errorf("%d events are counted as delayed, want 13", n)
+	}
+}
+
+// Without a limit of bytes no event waits.
+func TestBacklogOff(t *testing.T) {
+	produced := 0
+	var b backlog
+	b.init(func(*Delivery) { produced++ }, 0)
+	b.delays = new(atomic.Int64)
+	traffic(&b, 50_000, time.Now())
+	for range 10 {
+		b.send(&Delivery{Record: record.Record{CommittedAt: time.Now().Add(-time.Hour)}})
+	}
+	if n := b.delays.Load(); produced != 10 || n != 0 {
+		t.Errorf("%d of 10 late events go at once, %d are counted as delayed", produced, n)
+	}
 }
 
 func TestBacklogStops(t *testing.T) {
 	var b backlog
 	b.init(func(*Delivery) { t.Error("produced after the stop") }, 1<<20)
 	traffic(&b, 50_000, time.Now())
-	d := &Delivery{committed: time.Now().Add(-time.Hour)}
+	d := &Delivery{Record: record.Record{CommittedAt: time.Now().Add(-time.Hour)}}
 	b.send(d)
 	var discarded []*Delivery
 	b.stop(func(d *Delivery) { discarded = append(discarded, d) })

@@ -14,8 +14,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"outboxd/decoder"
-	"outboxd/router"
+	"outboxd/internal/event"
+	"outboxd/internal/memory"
+	"outboxd/internal/record"
 )
 
 const testTopic = "orders"
@@ -44,7 +45,8 @@ func broker(t testing.TB, partitions int32, opts ...kfake.Opt) *kfake.Cluster {
 	return c
 }
 
-// open makes a sink whose client looks around quickly.
+// open makes a sink whose client looks around quickly. When the test ends it has to
+// have given all memory back.
 func open(t testing.TB, c *kfake.Cluster, change ...func(*Options)) *Kafka {
 	t.Helper()
 	o := Options{
@@ -54,6 +56,8 @@ func open(t testing.TB, c *kfake.Cluster, change ...func(*Options)) *Kafka {
 		Log:         zerolog.Nop(),
 		Client:      []kgo.Opt{kgo.MetadataMinAge(10 * time.Millisecond)},
 	}
+	ledger := memory.New(1 << 40)
+	o.Budget = ledger
 	for _, f := range change {
 		f(&o)
 	}
@@ -61,7 +65,16 @@ func open(t testing.TB, c *kfake.Cluster, change ...func(*Options)) *Kafka {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(k.Close)
+	ledger.OnShortage(k.Shed)
+	t.Cleanup(func() {
+		k.Close()
+		for deadline := time.Now().Add(10 * time.Second); ledger.Accounts() != (memory.Accounts{}); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("after the end of the sink memory is in use or kept: %s", ledger.Accounts())
+				return
+			}
+		}
+	})
 	return k
 }
 
@@ -78,9 +91,11 @@ type witness struct {
 	charged                atomic.Int64
 }
 
-// newEvent returns an event without any values.
-func newEvent() *decoder.Event {
-	return &decoder.Event{Values: make([][]byte, decoder.NumFields), Types: make([]uint32, decoder.NumFields)}
+// fill makes the delivery's record that of an event, the n-th of its transaction, as a
+// format leaves it.
+func (d *Delivery) fill(n int, value []byte) {
+	d.Position = event.Position{CommitLSN: 0x100, Number: uint32(n)}
+	d.CommittedAt, d.Time, d.Record.Value = committedAt, committedAt, value
 }
 
 func (w *witness) Acknowledge() { w.acknowledged.Add(1) }
@@ -91,17 +106,14 @@ func (w *witness) Release(n int) {
 }
 
 // try hands over one event.
-func (s *sender) try(topic, key string, payload []byte, headers ...router.Header) error {
+func (s *sender) try(topic, key string, payload []byte, headers ...record.Header) error {
 	w := &witness{}
-	ev := newEvent()
-	ev.Position = decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)}
-	ev.CommittedAt = committedAt
-	ev.Values[decoder.Payload] = payload
 	d := s.k.Next()
+	d.fill(len(s.sent)+1, payload)
 	d.Topic, d.Key = topic, []byte(key)
-	d.Message.Headers = append(d.Message.Headers[:0], headers...)
+	d.Headers = append(d.Headers[:0], headers...)
 	d.Receipt, d.Memory = w, w
-	if err := s.k.Send(ev, d); err != nil {
+	if err := s.k.Send(d); err != nil {
 		if w.acknowledged.Load()+w.released.Load() != 0 {
 			s.t.Errorf("an event that was not taken was answered: %d acknowledgements, %d releases", w.acknowledged.Load(), w.released.Load())
 		}

@@ -9,20 +9,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-func compression(name string) (kgo.Opt, error) {
+// compression returns the client's option for a codec, and the codec itself, nil for
+// none.
+func compression(name string) (kgo.Opt, kgo.Compressor, error) {
+	var codec kgo.CompressionCodec
 	switch name {
 	case "none":
-		return kgo.ProducerBatchCompression(kgo.NoCompression()), nil
-	case "gzip":
-		return kgo.ProducerBatchCompression(kgo.GzipCompression()), nil
-	case "snappy":
-		return kgo.ProducerBatchCompression(kgo.SnappyCompression()), nil
+		return kgo.ProducerBatchCompression(kgo.NoCompression()), nil, nil
 	case "lz4":
-		return kgo.WithCompressor(newLZ4()), nil
+		codec := newLZ4()
+		return kgo.WithCompressor(codec), codec, nil
+	case "gzip":
+		codec = kgo.GzipCompression()
+	case "snappy":
+		codec = kgo.SnappyCompression()
 	case "zstd":
-		return kgo.ProducerBatchCompression(kgo.ZstdCompression()), nil
+		codec = kgo.ZstdCompression()
+	default:
+		return nil, nil, fmt.Errorf("kafka.compression: unknown codec %q", name)
 	}
-	return nil, fmt.Errorf("kafka.compression: unknown codec %q", name)
+	compressor, err := kgo.DefaultCompressor(codec)
+	return kgo.ProducerBatchCompression(codec), compressor, err
 }
 
 // lz4Compressor writes the frames that Kafka's own producer writes: blocks of

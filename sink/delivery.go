@@ -5,16 +5,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"outboxd/decoder"
-	"outboxd/router"
+	"outboxd/internal/record"
 )
 
-// Delivery is one event on its way to Kafka: the router fills its Message, the
-// caller says who is told of the acknowledgement and whose memory the message
+// Delivery is one event on its way to Kafka: the router and a format fill its Record,
+// the caller says who is told of the acknowledgement and whose memory the record
 // points into, and Kafka.Send takes it over. Deliveries are reused; after Send
 // the caller must not touch it.
 //
@@ -23,36 +21,33 @@ import (
 type Delivery struct {
 	context.Context
 
-	router.Message
+	record.Record
 	// Receipt is told once, when Kafka has acknowledged the event with acks=all.
 	Receipt Receipt
-	// Memory is released once, when the message's bytes are no longer needed.
+	// Memory is released once, when the record's bytes are no longer needed.
 	Memory Memory
 
-	id        []byte // for messages
-	position  decoder.Position
-	committed time.Time
-	record    kgo.Record
-	// value is the encoded value, unless it is the payload itself; charged is what
-	// Memory was told that the record takes beside the event.
-	value   []byte
+	record kgo.Record
+	// charged is what Memory was told that the record takes beside the event.
 	charged int
 	slab    *slab
+	topic   *topic
+	size    int // see wireSize
 }
+
+// Value is that of the context; the record's is d.Record.Value.
+func (d *Delivery) Value(key any) any { return d.Context.Value(key) }
 
 // Receipt is told of an acknowledgement, from the Kafka client's goroutine.
 type Receipt interface{ Acknowledge() }
 
-// Memory holds the bytes that a message's key, value and headers point into, and
+// Memory holds the bytes that a record's key, value and headers point into, and
 // accounts for what is made of them until Release, which is told the sum of what
 // was charged.
 type Memory interface {
 	Charge(bytes int)
 	Release(charged int)
 }
-
-// keepValue is how much memory of an encoded value a spare delivery keeps.
-const keepValue = 4 << 10
 
 const (
 	// A value of so many bytes is large: slabBytes does not speak for it.
@@ -65,7 +60,7 @@ const (
 // charge accounts for the memory of what was made of the event, and of what the client
 // makes of a large value.
 func (d *Delivery) charge() {
-	d.charged = cap(d.value) + d.Converted()
+	d.charged = d.Made()
 	if n := len(d.record.Value); n >= largeValue {
 		d.charged += wireCopies * n
 	}
@@ -77,29 +72,30 @@ func (d *Delivery) charge() {
 // recycle makes the delivery ready for its next use. It keeps nothing of the event.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.id = nil
+	d.topic = nil
 	d.Reset()
-	d.record = kgo.Record{}
-	if d.charged = 0; cap(d.value) > keepValue {
-		d.value = nil
-	}
+	d.record, d.charged = kgo.Record{}, 0
 }
 
 // Budget accounts for the memory of deliveries, those in use and those that are kept
-// to be used again.
+// to be used again. When nothing is in flight, all that was acquired is released.
 type Budget interface {
-	// Use is told of bytes that come into use, and whether they were kept until now.
-	Use(bytes int, kept bool)
-	// Unuse is told of bytes that are no longer in use. It returns whether they may be
-	// kept.
-	Unuse(bytes int) (keep bool)
+	// Acquire is told of bytes that come into use, and whether they were kept until
+	// now.
+	Acquire(bytes int, kept bool)
+	// Release is told of bytes that are no longer in use. It returns whether they may
+	// be kept.
+	Release(bytes int) (keep bool)
+	// Discard is told of bytes that were kept and are not any more.
+	Discard(bytes int)
 }
 
 // noBudget has no limit.
 type noBudget struct{}
 
-func (noBudget) Use(int, bool)  {}
-func (noBudget) Unuse(int) bool { return true }
+func (noBudget) Acquire(int, bool) {}
+func (noBudget) Release(int) bool  { return true }
+func (noBudget) Discard(int)       {}
 
 // spares hands out deliveries in the order in which they lie in memory, and takes
 // them back a slab at a time, which is used again when all of it has come back:
@@ -109,19 +105,26 @@ func (noBudget) Unuse(int) bool { return true }
 // still.
 //
 // A slab is in use as long as one of its deliveries is: with slow partitions, that may
-// be much longer than the others.
+// be much longer than the others. The one that is handed out from is in use only while
+// something is in flight, so that an idle sink uses no memory.
 type spares struct {
 	budget Budget
+	// inFlight counts deliveries between Send and their answer.
+	inFlight *atomic.Int64
 
 	mu       sync.Mutex
 	returned []*slab
+	// current is the slab that is handed out from; only the sending goroutine changes
+	// it. idle says that it does not count as in use, idleKept that it counts as kept.
+	current        *slab
+	idle, idleKept bool
+	closed         bool // nothing is kept any more
 
 	// Of the sending goroutine. next is the first delivery of current that is not
-	// handed out; most is the most headers that a message had, up to
-	// router.MaxHeaders.
-	current *slab
-	next    int
-	most    int
+	// handed out; most is the most headers that a record had, up to
+	// record.MaxHeaders.
+	next int
+	most int
 }
 
 // slab is a piece of deliveries that are allocated, and come back, together.
@@ -133,8 +136,8 @@ type slab struct {
 const (
 	slabSize = 64
 	// slabBytes is what a slab takes together with what the client keeps of its
-	// records. Measured with a broker that stands still: 900 bytes a record.
-	slabBytes = slabSize * 900
+	// records. Measured with a broker that does not answer: 950 bytes a record.
+	slabBytes = slabSize * 950
 )
 
 func (s *spares) get(ctx context.Context) *Delivery {
@@ -147,27 +150,40 @@ func (s *spares) get(ctx context.Context) *Delivery {
 }
 
 // unget takes back what get returned last.
-func (s *spares) unget() { s.next-- }
+func (s *spares) unget() {
+	s.current.deliveries[s.next-1].recycle()
+	if s.next--; s.inFlight.Load() == 0 {
+		s.rest()
+	}
+}
 
 func (s *spares) take(ctx context.Context) *slab {
 	b := s.reuse()
-	s.budget.Use(slabBytes, b != nil)
+	s.budget.Acquire(slabBytes, b != nil)
 	if b == nil {
 		b = new(slab)
-		headers := make([]router.Header, slabSize*s.most)
+		headers := make([]record.Header, slabSize*s.most)
 		for i := range b.deliveries {
 			d := &b.deliveries[i]
-			d.Context, d.Partition, d.slab = ctx, router.ByKey, b
+			d.Context, d.Partition, d.slab = ctx, record.ByKey, b
 			d.Headers = headers[i*s.most : i*s.most : (i+1)*s.most]
 		}
 	}
 	b.out.Store(slabSize)
+	s.mu.Lock()
+	s.current, s.idle = b, false
+	s.mu.Unlock()
 	return b
 }
 
 func (s *spares) reuse() *slab {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.idle && s.idleKept {
+		// One of its deliveries was handed out and neither sent nor returned.
+		s.budget.Discard(slabBytes)
+		s.idle = false
+	}
 	n := len(s.returned)
 	if n == 0 {
 		return nil
@@ -181,12 +197,58 @@ func (s *spares) reuse() *slab {
 // put may be called by any goroutine.
 func (s *spares) put(d *Delivery) {
 	d.recycle()
-	if d.slab.out.Add(-1) > 0 || !s.budget.Unuse(slabBytes) {
+	if d.slab.out.Add(-1) > 0 || !s.budget.Release(slabBytes) {
 		return
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		s.budget.Discard(slabBytes)
+		return
+	}
 	s.returned = append(s.returned, d.slab)
-	s.mu.Unlock()
+}
+
+// busy is called by the sending goroutine when something is in flight again.
+func (s *spares) busy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle {
+		s.budget.Acquire(slabBytes, s.idleKept)
+		s.idle = false
+	}
+}
+
+// rest is called when nothing is in flight any more, if so: busy may have come first.
+func (s *spares) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// With none of its deliveries left, the current slab was given back whole.
+	if s.idle || s.current == nil || s.current.out.Load() == 0 || s.inFlight.Load() != 0 {
+		return
+	}
+	s.idle, s.idleKept = true, s.budget.Release(slabBytes)
+	if s.closed && s.idleKept {
+		s.budget.Discard(slabBytes)
+		s.idleKept = false
+	}
+}
+
+// close gives up what is kept, now and when more comes back.
+func (s *spares) close() {
+	s.rest()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.budget.Discard(len(s.returned) * slabBytes)
+	s.returned = nil
+	if s.idle && s.idleKept {
+		s.budget.Discard(slabBytes)
+		s.idleKept = false
+	}
 }
 
 // shed gives up slabs that are kept, those first that have not been used for longest.

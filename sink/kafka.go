@@ -1,5 +1,5 @@
-// Package sink encodes values and delivers messages to Kafka. It answers once
-// for each message: acknowledged, or the whole sink has failed.
+// Package sink delivers records to Kafka, whatever their format. It answers once
+// for each: acknowledged, or the whole sink has failed.
 //
 // Every record is sent with acks=all by an idempotent producer that retries
 // without end, so within a partition records arrive in the order of Send. The
@@ -12,21 +12,24 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 
-	"outboxd/decoder"
-	"outboxd/router"
+	"outboxd/internal/rawconn"
+	"outboxd/internal/record"
+	"outboxd/internal/tlsdial"
 )
 
-// Options configure a Kafka sink. See kafka.* and value.* in the configuration.
+// Options configure a Kafka sink. See kafka.* in the configuration.
 type Options struct {
 	Brokers     []string
 	ClientID    string
@@ -34,12 +37,16 @@ type Options struct {
 	Linger      time.Duration
 	TLS         *tls.Config    // nil: plaintext
 	SASL        sasl.Mechanism // nil: none
-	Value       Value
+	// ReadTLS, if set, is asked for each connection in place of TLS: certificates
+	// may have been replaced. Any goroutine may call it.
+	ReadTLS func() (*tls.Config, error)
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
 	// Backlog is how many bytes of late events are kept together to make larger
 	// batches; 0: none. Transactions do without.
 	Backlog int64
+	// SendDelays, if set, counts the events that waited so.
+	SendDelays *atomic.Int64
 	// Budget accounts for the memory of deliveries; nil: there is no limit.
 	Budget Budget
 	// PauseLimit is how long the process may be stopped before the sink gives up
@@ -54,15 +61,21 @@ type Options struct {
 	// goroutine, before its receipt is told. With transactions it is called by
 	// Commit.
 	OnAck func(topic string, committed, acked time.Time)
+	// Learned is shared by the sinks of one run; nil: the sink has its own.
+	Learned *Learned
 	// Client adds options of the Kafka client; tests use it.
 	Client []kgo.Opt
+	// Dial and Clock take the place of the network, and of the clock that tells how
+	// long the process was stopped; nil: TCP, and the machine's. The simulator has
+	// others.
+	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	Clock func() time.Duration
 }
 
 // Kafka delivers to one cluster. Next, Send and Drained belong to one goroutine.
 type Kafka struct {
 	client *kgo.Client
 	admin  *kadm.Client
-	value  Value
 	create CreateTopics
 	log    zerolog.Logger
 	onAck  func(topic string, committed, acked time.Time)
@@ -70,12 +83,17 @@ type Kafka struct {
 
 	spares  spares
 	backlog backlog
-	limits  map[string]limit // by topic
-	// partitions is how many partitions topics have, of those that were asked.
-	partitions map[string]int32
-	// askAfter and partitionsAfter are when the brokers may be asked for a limit,
-	// or a topic's partitions, again.
-	askAfter, partitionsAfter time.Time
+	learned *Learned
+	codec   kgo.Compressor // nil: none
+	// waitWith is how the sending goroutine waits, see WaitWith; nil: it blocks.
+	waitWith func(done <-chan struct{}) error
+	// partitionsAfter is when the brokers may be asked for a topic's partitions again.
+	partitionsAfter time.Time
+	// askAfter is when they may be asked for topics' limits again, in Unix nanoseconds.
+	askAfter atomic.Int64
+	// held counts records that wait for their topic.
+	held      atomic.Int64
+	throttles throttles
 
 	// ctx ends with the first failure, which is its cause.
 	ctx    context.Context
@@ -92,39 +110,49 @@ type Kafka struct {
 	// event was sent after a time with nothing in flight; Unix nanoseconds.
 	progress atomic.Int64
 
-	mu     sync.Mutex
-	topics map[string]limit // the limits again, for other goroutines
+	mu sync.Mutex
+	// topics are those that were sent to. Only the sending goroutine adds to them.
+	topics map[string]*topic
+	toAsk  []*topic // the brokers are to be asked about them
+	asking bool     // a goroutine is at it
+	// running are the goroutines that the sending one has started. Close waits for them.
+	running sync.WaitGroup
 }
 
 // New makes the client. It does not connect: a broker that is down is found by
 // the first record, and waited for.
 func New(o Options) (*Kafka, error) {
 	k := &Kafka{
-		value:  o.Value,
 		create: o.CreateTopics,
 		log:    o.Log,
 		onAck:  o.OnAck,
-		limits: make(map[string]limit),
+		topics: make(map[string]*topic),
 
-		partitions: make(map[string]int32),
-		topics:     make(map[string]limit),
+		learned: o.Learned,
+	}
+	if k.learned == nil {
+		k.learned = NewLearned()
 	}
 	k.finish = k.finished
 	if k.spares.budget = o.Budget; o.Budget == nil {
 		k.spares.budget = noBudget{}
 	}
+	k.spares.inFlight = &k.inFlight
 	k.backlog.init(k.produce, o.Backlog)
-	now := time.Now()
-	k.pauses.beat.Store(&now)
-	compression, err := compression(o.Compression)
+	k.backlog.delays = o.SendDelays
+	k.pauses.clock = o.Clock
+	k.pauses.begin()
+	compression, codec, err := compression(o.Compression)
 	if err != nil {
 		return nil, err
 	}
+	k.codec = codec
+	k.throttles.log, k.throttles.said = o.Log, &k.learned.throttleSaid
 	k.ctx, k.cancel = context.WithCancelCause(context.Background())
 	var stopSending context.CancelFunc
 	k.sending, stopSending = context.WithCancel(k.ctx)
 	plaintext := o
-	plaintext.TLS = nil // the dialer below does it
+	plaintext.TLS, plaintext.ReadTLS = nil, nil // the dialer below does it
 	opts := append(plaintext.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		compression,
@@ -142,7 +170,8 @@ func New(o Options) (*Kafka, error) {
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
-		kgo.Dialer(k.dial(o.TLS)),
+		kgo.Dialer(k.dial(o.Dial, o.tls())),
+		kgo.WithHooks(&k.throttles),
 	)
 	if !o.CreateTopics.Enabled {
 		// The broker's own setting decides, as for any producer.
@@ -157,7 +186,7 @@ func New(o Options) (*Kafka, error) {
 	}
 	k.admin = kadm.NewClient(k.client)
 	if k.pauses.limit = o.PauseLimit; k.pauses.limit > 0 {
-		go k.alive() // until Close, at the latest
+		k.running.Go(k.alive) // until Close, at the latest
 	}
 	return k, nil
 }
@@ -169,14 +198,37 @@ func (o *Options) Connection() []kgo.Opt {
 		kgo.ClientID(o.ClientID),
 		kgo.RetryBackoffFn(retryBackoff),
 		kgo.WithLogger(clientLog{o.Log}),
+		// An answer takes as much memory as the broker says that it is long. The client
+		// wants fetches to be smaller.
+		kgo.BrokerMaxReadBytes(maxAnswerBytes),
+		kgo.FetchMaxBytes(maxAnswerBytes / 2),
 	}
-	if o.TLS != nil {
-		opts = append(opts, kgo.DialTLSConfig(o.TLS))
+	if read := o.tls(); read != nil {
+		connect := rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
+		opts = append(opts, kgo.Dialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := connect(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return tlsdial.Client(ctx, conn, addr, read)
+		}))
 	}
 	if o.SASL != nil {
 		opts = append(opts, kgo.SASL(o.SASL))
 	}
 	return opts
+}
+
+// maxAnswerBytes bounds one answer of a broker: the metadata of some hundred thousand
+// partitions.
+const maxAnswerBytes = 32 << 20
+
+// tls returns how to get the TLS options of a connection, nil for plaintext.
+func (o *Options) tls() func() (*tls.Config, error) {
+	if o.ReadTLS == nil && o.TLS != nil {
+		return func() (*tls.Config, error) { return o.TLS, nil }
+	}
+	return o.ReadTLS
 }
 
 // retryBackoff waits 50 ms after the first failure and at most 2 s: a broker
@@ -195,39 +247,25 @@ func (k *Kafka) Return() { k.spares.unget() }
 // are. It returns of how many. Any goroutine may call it.
 func (k *Kafka) Shed(bytes int) (shed int) { return k.spares.shed(bytes) }
 
-// Send encodes the event's value and hands the delivery to the client. It does
-// not wait for Kafka, but for the question how large a record a topic takes that
-// was not sent to before. After an error the delivery was not taken: neither
-// receipt nor memory is told. ErrUndeliverable concerns this event alone, another
-// error may pass.
-func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
-	value, err := k.value.encode(ev, d)
-	if err != nil {
-		return err
-	}
-	timestamp, err := k.value.timestamp(ev)
-	if err != nil {
-		return err
-	}
-	d.id, d.position, d.committed = ev.Values[decoder.ID], ev.Position, ev.CommittedAt
-	d.record = kgo.Record{
-		Topic:     d.Topic,
-		Key:       d.Key,
-		Value:     value,
-		Headers:   d.Headers,
-		Timestamp: timestamp,
-		Context:   d,
-	}
-	if err := k.admit(&d.record); err != nil {
-		return err
-	}
-	if err := k.checkPartition(d); err != nil {
+// ErrUndeliverable is wrapped by the errors of an event that can never be
+// delivered as it is.
+var ErrUndeliverable = record.ErrUndeliverable
+
+// Send hands a finished record to the client. It does not wait for Kafka, but where
+// the record cannot be judged without an answer: a large one of a topic that is new, or
+// larger than the topic takes as far as is known. It waits as WaitWith says. After an
+// error the delivery was not taken: neither receipt nor memory is told.
+// ErrUndeliverable concerns this event alone, another error may pass.
+func (k *Kafka) Send(d *Delivery) error {
+	if err := k.prepare(d); err != nil {
+		k.spares.unget()
 		return err
 	}
 	d.charge()
-	k.spares.most = max(k.spares.most, min(len(d.Headers), router.MaxHeaders))
+	k.spares.most = max(k.spares.most, min(len(d.Headers), record.MaxHeaders))
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(time.Now().UnixNano())
+		k.spares.busy()
 	}
 	if k.txn != nil {
 		k.txn.produce(k, d)
@@ -237,7 +275,25 @@ func (k *Kafka) Send(ev *decoder.Event, d *Delivery) error {
 	return nil
 }
 
-func (k *Kafka) produce(d *Delivery) { k.client.Produce(k.sending, &d.record, k.finish) }
+// prepare makes the delivery's record, if it can be sent.
+func (k *Kafka) prepare(d *Delivery) (err error) {
+	if d.topic, err = k.topicOf(d.Topic); err != nil {
+		return err
+	}
+	d.record = kgo.Record{
+		Topic:     d.Topic,
+		Key:       d.Key,
+		Value:     d.Record.Value,
+		Headers:   d.Headers,
+		Timestamp: d.Time,
+		Context:   d,
+	}
+	d.size = wireSize(&d.record)
+	if err := k.admit(d.topic, d); err != nil {
+		return err
+	}
+	return k.checkPartition(d)
+}
 
 // finished runs on the client's goroutine, once for each record.
 func (k *Kafka) finished(r *kgo.Record, err error) {
@@ -245,75 +301,43 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	if err == nil && k.txn != nil {
 		err = k.txn.holds(r)
 	}
+	t, size := d.topic, d.size
 	if err != nil {
 		k.fail(d, err)
-		d.Memory.Release(d.charged)
-		k.inFlight.Add(-1)
+		k.discard(d)
+		if !t.open.Load() {
+			k.room(t, size, false)
+		}
 		return
 	}
 	now := time.Now()
 	k.progress.Store(now.UnixNano())
 	switch {
 	case k.txn != nil:
-		k.txn.acked = append(k.txn.acked, ackedEvent{d.Topic, d.committed})
+		k.txn.acked = append(k.txn.acked, ackedEvent{d.Topic, d.CommittedAt})
 	case k.onAck != nil:
-		k.onAck(d.Topic, d.committed, now)
+		k.onAck(d.Topic, d.CommittedAt, now)
 	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
 	k.spares.put(d)
 	memory.Release(charged)
-	k.inFlight.Add(-1)
+	if k.inFlight.Add(-1) == 0 {
+		k.spares.rest()
+	}
+	if !t.open.Load() {
+		k.room(t, size, true)
+	}
 	receipt.Acknowledge()
 }
 
-// fail ends the sink with the first error. What comes after it is its
-// consequence, and is not reported.
-func (k *Kafka) fail(d *Delivery, err error) {
-	if k.ctx.Err() != nil {
-		return
+// discard gives up an event that is not delivered.
+func (k *Kafka) discard(d *Delivery) {
+	memory, charged := d.Memory, d.charged
+	k.spares.put(d)
+	memory.Release(charged)
+	if k.inFlight.Add(-1) == 0 {
+		k.spares.rest()
 	}
-	if k.sending.Err() != nil && errors.Is(err, context.Canceled) {
-		// Not the refused record, but one that was kept back because of it.
-		// The refused one's own answer is on its way here.
-		return
-	}
-	err = fmt.Errorf("deliver event id %q at position %s to topic %q: %w", d.id[:min(len(d.id), maxIDShown)], d.position, d.Topic, k.lost(err))
-	if errors.Is(err, kerr.InvalidTimestamp) && k.value.Timestamp != BusinessTime {
-		err = fmt.Errorf("%w; the record's time is %s: set the clocks of PostgreSQL, this host and the brokers right, or raise message.timestamp.after.max.ms of the topic",
-			err, d.record.Timestamp.UTC().Format(time.RFC3339))
-	}
-	if k.permanent(d.Topic, err) {
-		err = fmt.Errorf("%w: %w (the broker refuses a batch as a whole: it may be another event of the same one)", ErrUndeliverable, err)
-	}
-	k.cancel(&FailedError{err, d.position})
-}
-
-const maxIDShown = 200
-
-// FailedError is the failure of a sink.
-type FailedError struct {
-	Err error
-	// Position is that of the event that could not be delivered, zero when it
-	// was not about one.
-	Position decoder.Position
-}
-
-func (e *FailedError) Error() string { return e.Err.Error() }
-func (e *FailedError) Unwrap() error { return e.Err }
-
-// permanent tells the broker's answers that trying again cannot change: they are
-// about the record itself. A batch too large is not among them, nor a time that is
-// refused: the limit is another than we know, and the next sink asks again. Only
-// where it may not ask there is nothing to learn.
-func (k *Kafka) permanent(topic string, err error) bool {
-	if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
-		return k.limit(topic).source == forbidden
-	}
-	if errors.Is(err, kerr.InvalidTimestamp) {
-		// The clocks of PostgreSQL and Kafka may be set right; a column stays.
-		return k.value.Timestamp == BusinessTime && k.limit(topic).source == forbidden
-	}
-	return errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.InvalidTopicException)
 }
 
 // Failed returns a channel that is closed at the first failed delivery; Err then
@@ -340,21 +364,24 @@ func (k *Kafka) Waiting() time.Duration {
 	return time.Since(time.Unix(0, k.progress.Load()))
 }
 
-// Close gives up what is still in flight. After it nothing more is answered.
+// Close gives up what is still in flight. After it nothing more is answered, and nothing
+// that the sink has started runs.
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
 	k.backlog.stop(k.discard)
 	k.client.Close()
+	k.mu.Lock()
+	topics := slices.Collect(maps.Values(k.topics))
+	k.mu.Unlock()
+	for _, t := range topics {
+		k.release(t) // which gives up what waits
+	}
+	k.running.Wait()
+	defer k.spares.close()
 	if k.txn != nil {
 		for _, d := range k.txn.queue {
 			k.discard(d)
 		}
 		k.txn.queue = nil
 	}
-}
-
-// discard gives up what was never handed to the client.
-func (k *Kafka) discard(d *Delivery) {
-	d.Memory.Release(d.charged)
-	k.inFlight.Add(-1)
 }

@@ -12,7 +12,7 @@ import (
 type clientLog struct{ log zerolog.Logger }
 
 func (l clientLog) Level() kgo.LogLevel {
-	switch l.log.GetLevel() {
+	switch max(l.log.GetLevel(), zerolog.GlobalLevel()) { // the latter changes while the process runs
 	case zerolog.TraceLevel:
 		return kgo.LogLevelDebug
 	case zerolog.DebugLevel:

@@ -6,24 +6,33 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"outboxd/router"
+	"outboxd/internal/poison"
+	"outboxd/internal/record"
 )
 
 // checkPartition looks whether the topic has the partition that an event names.
 // While the brokers do not say, it is let through: the partitioner below does not
 // let it out.
 func (k *Kafka) checkPartition(d *Delivery) error {
-	if d.Partition == router.ByKey || d.Partition < k.partitions[d.Topic] {
+	t := d.topic
+	if d.Partition == record.ByKey || d.Partition < t.partitions {
 		return nil
 	}
 	now := time.Now()
 	if now.Before(k.partitionsAfter) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
-	defer cancel()
-	topics, err := k.metadata(ctx, d.Topic)
+	var topics []kmsg.MetadataResponseTopic
+	var err error
+	if waited := k.Await(func() {
+		ctx, cancel := context.WithTimeout(k.ctx, describeTimeout)
+		defer cancel()
+		topics, err = k.metadata(ctx, d.Topic)
+	}); waited != nil {
+		return waited
+	}
 	if err != nil || len(topics) == 0 || topics[0].ErrorCode != 0 || len(topics[0].Partitions) == 0 {
 		k.partitionsAfter = now.Add(partitionsPause)
 		if err != nil {
@@ -31,12 +40,10 @@ func (k *Kafka) checkPartition(d *Delivery) error {
 		}
 		return nil
 	}
-	n := int32(len(topics[0].Partitions))
-	k.partitions[d.Topic] = n
-	if d.Partition < n {
+	if t.partitions = int32(len(topics[0].Partitions)); d.Partition < t.partitions {
 		return nil
 	}
-	return fmt.Errorf("%w: it names partition %d (route.partition), topic %q has %d partitions", ErrUndeliverable, d.Partition, d.Topic, n)
+	return poison.Partition.Mark(fmt.Errorf("%w: it names partition %d (route.partition), topic %q has %d partitions", ErrUndeliverable, d.Partition, d.Topic, t.partitions))
 }
 
 // partitionsPause is how long the brokers are not asked again after they knew no
@@ -65,7 +72,7 @@ type topicPartitioner struct {
 // named is the partition that the record's event names.
 func named(r *kgo.Record) (partition int, ok bool) {
 	d, ok := r.Context.(*Delivery)
-	if !ok || d.Partition == router.ByKey {
+	if !ok || d.Partition == record.ByKey {
 		return 0, false
 	}
 	return int(d.Partition), true

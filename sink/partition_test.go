@@ -15,8 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"outboxd/decoder"
-	"outboxd/router"
+	"outboxd/internal/record"
 )
 
 // vector says where Kafka's own client puts a key.
@@ -111,14 +110,11 @@ func TestPartitionsAreKafkasOwn(t *testing.T) {
 // to sends an event that names its partition.
 func (s *sender) to(topic string, partition int32, payload string) error {
 	w := &witness{}
-	ev := newEvent()
-	ev.Position = decoder.Position{CommitLSN: 0x100, Number: uint32(len(s.sent) + 1)}
-	ev.CommittedAt = committedAt
-	ev.Values[decoder.ID], ev.Values[decoder.Payload] = []byte(payload), []byte(payload)
 	d := s.k.Next()
-	d.Topic, d.Key, d.Partition, d.Message.Headers = topic, []byte("k"), partition, d.Message.Headers[:0]
+	d.fill(len(s.sent)+1, []byte(payload))
+	d.ID, d.Topic, d.Key, d.Partition = []byte(payload), topic, []byte("k"), partition
 	d.Receipt, d.Memory = w, w
-	if err := s.k.Send(ev, d); err != nil {
+	if err := s.k.Send(d); err != nil {
 		return err
 	}
 	s.sent = append(s.sent, w)
@@ -138,7 +134,7 @@ func TestNamedPartitions(t *testing.T) {
 	for p := range int32(4) {
 		s.mustTo(testTopic, p, fmt.Sprint(p))
 	}
-	s.mustTo(testTopic, router.ByKey, "by key")
+	s.mustTo(testTopic, record.ByKey, "by key")
 	err := s.to(testTopic, 4, "4")
 	if !errors.Is(err, ErrUndeliverable) {
 		t.Fatalf("a partition that is not there: %v", err)

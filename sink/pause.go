@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"outboxd/internal/rawconn"
+	"outboxd/internal/tlsdial"
 )
 
 // ErrPaused fails a sink whose process did not run for too long.
@@ -27,9 +28,21 @@ var ErrPaused = errors.New("the process was stopped")
 // it arrived at once; only the brokers' own fencing of a transactional producer
 // makes it certain.
 type pauses struct {
-	limit time.Duration // 0: none is too long
-	beat  atomic.Pointer[time.Time]
+	limit time.Duration        // 0: none is too long
+	clock func() time.Duration // nil: sinceBoot
+	beat  atomic.Int64         // when the process was last seen running, by now
 }
+
+// now is the time of a clock that nobody sets.
+func (p *pauses) now() time.Duration {
+	if p.clock != nil {
+		return p.clock()
+	}
+	return sinceBoot()
+}
+
+// begin notes that the process runs.
+func (p *pauses) begin() { p.beat.Store(int64(p.now())) }
 
 // running returns an error if the process has not run for too long. Only alive
 // may say that it has.
@@ -37,9 +50,8 @@ func (p *pauses) running() error {
 	if p.limit == 0 {
 		return nil
 	}
-	now, last := time.Now(), *p.beat.Load()
-	// A suspended machine stops the monotonic clock, and not the other.
-	pause := max(now.Sub(last), now.Round(0).Sub(last.Round(0)))
+	// Not by the time of day, which may be set while the process runs.
+	pause := p.now() - time.Duration(p.beat.Load())
 	if pause <= p.limit {
 		return nil
 	}
@@ -60,8 +72,7 @@ func (k *Kafka) alive() {
 		if k.paused() != nil {
 			return
 		}
-		now := time.Now()
-		k.pauses.beat.Store(&now)
+		k.pauses.begin()
 	}
 }
 
@@ -76,37 +87,24 @@ func (k *Kafka) paused() error {
 
 // dial connects to a broker as the client itself would, but for the check before
 // each write.
-func (k *Kafka) dial(config *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	connect := rawconn.Dial(&net.Dialer{Timeout: dialTimeout})
+func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dialFunc {
+	if connect == nil {
+		connect = rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
+	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := connect(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
 		conn = &guarded{conn, k}
-		if config == nil {
+		if readTLS == nil {
 			return conn, nil
 		}
-		config := config.Clone()
-		if config.ServerName == "" {
-			if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
-				conn.Close()
-				return nil, fmt.Errorf("server name of broker %s: %w", addr, err)
-			}
-		}
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		secure := tls.Client(conn, config)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return nil, err
-		}
-		return secure, nil
+		return tlsdial.Client(ctx, conn, addr, readTLS)
 	}
 }
 
-// dialTimeout bounds a connection attempt to one broker.
-const dialTimeout = 10 * time.Second
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // guarded is a broker's connection that a sink which was paused does not write to.
 type guarded struct {

@@ -2,15 +2,18 @@ package sink
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"unsafe"
+
+	"outboxd/internal/memory"
 )
 
 // Deliveries are handed out as they lie in memory, and the slab that came back last
 // is used first, with what room for headers turned out to be needed.
 func TestSparesAreUsedInOrder(t *testing.T) {
 	ctx := context.Background()
-	s := &spares{most: 5, budget: noBudget{}}
+	s := &spares{most: 5, budget: noBudget{}, inFlight: new(atomic.Int64)}
 	var used []*Delivery
 	for i := range 3 * slabSize {
 		d := s.get(ctx)
@@ -52,31 +55,16 @@ func TestSparesAreUsedInOrder(t *testing.T) {
 	}
 }
 
-// account is a budget that keeps all.
-type account struct{ used, kept int }
-
-func (a *account) Use(bytes int, kept bool) {
-	a.used += bytes
-	if kept {
-		a.kept -= bytes
-	}
-}
-
-func (a *account) Unuse(bytes int) bool {
-	a.used -= bytes
-	a.kept += bytes
-	return true
-}
-
 // A slab counts as used until the last of its deliveries has come back: it is of no use
 // before. What is kept is given up on demand.
 func TestSparesAreAccountedFor(t *testing.T) {
-	budget := new(account)
-	s := &spares{budget: budget}
+	budget := memory.New(1 << 40)
+	s := &spares{budget: budget, inFlight: new(atomic.Int64)}
 	check := func(what string, used, kept int) {
 		t.Helper()
-		if budget.used != used*slabBytes || budget.kept != kept*slabBytes {
-			t.Errorf("%s: %d bytes are used and %d kept, want %d and %d slabs of %d", what, budget.used, budget.kept, used, kept, slabBytes)
+		want := memory.Accounts{Deliveries: int64(used) * slabBytes, Kept: int64(kept) * slabBytes}
+		if got := budget.Accounts(); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
 		}
 	}
 	var used []*Delivery

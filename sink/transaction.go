@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"outboxd/decoder"
+	"outboxd/internal/event"
 )
 
 // TransactionTimeout is after how long the coordinator aborts a transaction by
@@ -24,6 +24,10 @@ var (
 	// ErrFenced is wrapped by the failure of a sink whose transactional id
 	// another producer has taken.
 	ErrFenced = errors.New("another producer has taken the transactional id")
+	// ErrForgotten is wrapped by the failure of a sink whose producer id the brokers
+	// have forgotten, as they do with one that sent nothing for long. The next sink gets
+	// another.
+	ErrForgotten = errors.New("the brokers have forgotten the producer, which sent nothing for longer than producer.id.expiration.ms or transactional.id.expiration.ms; a new one starts")
 	// ErrExpired is wrapped by the failure of a sink that lost its transactional
 	// id and may have lost it to the coordinator, which ends a transaction that
 	// takes too long in the same way as another producer does.
@@ -40,7 +44,7 @@ type transaction struct {
 	id      int64 // of the producer
 	epoch   int16
 	events  int
-	last    decoder.Position // of the newest event in this transaction or before
+	last    event.Position // of the newest event in this transaction or before
 	sealed  bool
 	queue   []*Delivery // sent since the transaction was sealed
 	begun   chan struct{}
@@ -127,7 +131,7 @@ func (t *transaction) produce(k *Kafka, d *Delivery) {
 		default:
 		}
 	}
-	t.last = d.position
+	t.last = d.Position
 	k.produce(d)
 }
 
@@ -149,15 +153,25 @@ func (k *Kafka) Unseal() {
 
 // Newest returns the position of the newest event in the sealed transaction, or
 // in one before.
-func (k *Kafka) Newest() decoder.Position { return k.txn.last }
+func (k *Kafka) Newest() event.Position { return k.txn.last }
 
 // Flush waits until everything in the transaction is acknowledged. An error of
 // the context is returned, and any other makes the sink fail.
 func (k *Kafka) Flush(ctx context.Context) error {
-	if err := k.client.Flush(ctx); err != nil {
-		return fmt.Errorf("wait for acknowledgements: %w", err)
+	for {
+		waiting := k.held.Load() > 0 // for their topics
+		if err := k.client.Flush(ctx); err != nil {
+			return fmt.Errorf("wait for acknowledgements: %w", err)
+		}
+		if !waiting || k.ctx.Err() != nil {
+			return k.whole()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for acknowledgements: %w", ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
 	}
-	return k.whole()
 }
 
 // whole checks that nothing in the transaction has failed.
@@ -171,7 +185,7 @@ func (k *Kafka) whole() error {
 	return nil
 }
 
-// Commit puts one more record into the sealed and flushed transaction and ends
+// Commit puts one more record, if any, into the sealed and flushed transaction and ends
 // it; after that another is open. An error makes the sink fail, since only the
 // next one can learn whether the transaction is committed; but that of the
 // context, whose end is the sink's too.
@@ -179,18 +193,20 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err := k.whole(); err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	k.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {
-		if err == nil {
-			err = k.txn.holds(r)
-		}
-		done <- err
-	})
 	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done(): // the client itself waits for the brokers, whatever the context
-		return ctx.Err()
+	if r != nil {
+		done := make(chan error, 1)
+		k.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {
+			if err == nil {
+				err = k.txn.holds(r)
+			}
+			done <- err
+		})
+		select {
+		case err = <-done:
+		case <-ctx.Done(): // the client itself waits for the brokers, whatever the context
+			return ctx.Err()
+		}
 	}
 	if err != nil {
 		return k.broken(fmt.Errorf("store the position in topic %q (delivery.topic): %w", r.Topic, err))
@@ -237,22 +253,30 @@ func (t *transaction) holds(r *kgo.Record) error {
 // broken fails the sink for what happened to the transaction, and returns the
 // first failure.
 func (k *Kafka) broken(err error) error {
-	k.cancel(&FailedError{Err: k.lost(err)})
+	k.cancel(&FailedError{Err: k.explain(err)})
 	return k.Err()
 }
 
 // Fail ends the sink for a reason of its caller's.
 func (k *Kafka) Fail(err error) { k.cancel(&FailedError{Err: err}) }
 
-// lost says so when err means that the transactional id is no longer ours.
-// Kafka answers a produce request with INVALID_PRODUCER_EPOCH and the end of a
-// transaction with PRODUCER_FENCED or INVALID_PRODUCER_EPOCH, whether another
-// producer has come or the coordinator has ended a transaction that took too
-// long. Only its age makes a difference here: a young one has not timed out.
-func (k *Kafka) lost(err error) error {
+// explain says so when err means that the producer is no longer known to the brokers,
+// or that the transactional id is no longer ours. Kafka answers a produce request with
+// INVALID_PRODUCER_EPOCH and the end of a transaction with PRODUCER_FENCED or
+// INVALID_PRODUCER_EPOCH, whether another producer has come or the coordinator has
+// ended a transaction that took too long. Only its age makes a difference here: a young
+// one has not timed out.
+func (k *Kafka) explain(err error) error {
 	switch {
+	case errors.Is(err, kerr.UnknownProducerID), errors.Is(err, kerr.InvalidProducerIDMapping):
+		return fmt.Errorf("%w: %w", ErrForgotten, err)
+	case errors.Is(err, kerr.UnknownTopicID):
+		return fmt.Errorf("the topic was deleted and recreated: %w", err)
 	case k.txn == nil:
-	case !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.ProducerFenced) && !errors.Is(err, kerr.InvalidProducerIDMapping):
+	case errors.Is(err, kerr.InvalidTxnState) && k.txn.age() > k.txn.timeout/2:
+		// The coordinator has ended the transaction, and the producer may go on.
+		return fmt.Errorf("%w: %w", ErrExpired, err)
+	case !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.ProducerFenced):
 	case k.txn.age() > k.txn.timeout/2:
 		return fmt.Errorf("%w: %w", ErrExpired, err)
 	default:

@@ -56,7 +56,7 @@ func TestRunEndsBeforeItStreams(t *testing.T) {
 	}{
 		{"occupied address", fmt.Sprintf("http: {listen: %q}\n", occupied.Addr()), 1, []string{"http.listen", occupied.Addr().String(), "another address"}},
 		{"stored position that cannot be read", fmt.Sprintf("http: {listen: \"\"}\ndelivery: {store: file, file: %q}\n", stored), 1, []string{"read stored position", stored}},
-		{"feature that is not built", "http: {listen: \"\"}\nerrors: {poison: dead_letter}\n", 2, []string{"errors.poison", "1 problem"}},
+		{"feature that is not built", "http: {listen: \"\"}\nscale: {shards: 2}\n", 2, []string{"scale.shards", "1 problem"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

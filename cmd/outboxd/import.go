@@ -14,7 +14,7 @@ func importCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "import-debezium FILE",
 		Short: "prints an outboxd.yaml equal to a Debezium connector",
-		Long: "import-debezium reads a connector's JSON, as Kafka Connect's REST interface takes it or its config alone, or\n" +
+		Long: "import-debezium reads a connector's JSON, as Kafka Connect's REST interface accepts it or its config alone, or\n" +
 			"Debezium Server's application.properties (- is stdin), and prints the configuration with which outboxd writes the\n" +
 			"same records. An option that cannot be honoured is an error that names it; all are shown at once.",
 		Example: "  outboxd import-debezium connector.json > outboxd.yaml\n" +

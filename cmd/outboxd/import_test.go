@@ -50,7 +50,7 @@ func TestImportsAreConfigurations(t *testing.T) {
 		if cfg.Value.Format != "debezium" || len(cfg.Kafka.Brokers) == 0 {
 			t.Errorf("%s: %+v", golden, cfg)
 		}
-		if _, err := pipelineOptions(cfg, status.New(time.Minute), zerolog.Nop()); err != nil {
+		if _, err := connectorOptions(cfg, status.New(time.Minute), zerolog.Nop()); err != nil {
 			t.Errorf("%s: %v", golden, err)
 		}
 	}

@@ -2,18 +2,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"outboxd/internal/config"
+	"outboxd/internal/connector"
 	"outboxd/internal/debezium"
 	"outboxd/offsets"
 )
@@ -29,8 +33,14 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run executes one command and returns its exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+// run executes one command and returns its exit code. A panic ends it with exit code
+// 1; Go itself would take 2, which means a bad configuration.
+func run(args []string, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			code = report(failed(connector.PanicError(r, debug.Stack())), stderr)
+		}
+	}()
 	ctx, hurry, stop := signals()
 	defer stop()
 	root := rootCommand(hurry)
@@ -68,6 +78,9 @@ func report(err error, stderr io.Writer) int {
 	case errors.As(err, &refused):
 		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
 		return exitRefused
+	case errors.Is(err, connector.ErrConfiguration):
+		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
+		return exitUsage
 	case errors.As(err, &failed):
 		fmt.Fprintln(stderr, "outboxd:", oneLine(err))
 		return exitFailed
@@ -99,6 +112,10 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// sameStop is how long after the first signal another belongs to the same stop:
+// wrappers such as timeout(1) signal the process and its group.
+const sameStop = time.Second
+
 // signals returns a context that ends with the first SIGINT or SIGTERM, and one
 // that ends with the second.
 func signals() (ctx, hurry context.Context, stop func()) {
@@ -106,12 +123,7 @@ func signals() (ctx, hurry context.Context, stop func()) {
 	hurry, cancelHurry := context.WithCancel(context.Background())
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		<-c
-		cancel()
-		<-c
-		cancelHurry()
-	}()
+	go stopBy(c, cancel, cancelHurry)
 	return ctx, hurry, func() {
 		signal.Stop(c)
 		cancel()
@@ -119,24 +131,40 @@ func signals() (ctx, hurry context.Context, stop func()) {
 	}
 }
 
+// stopBy calls stop at the first signal, and hurry at one that comes later than
+// sameStop.
+func stopBy(c <-chan os.Signal, stop, hurry func()) {
+	<-c
+	stop()
+	for first := time.Now(); ; {
+		<-c
+		if time.Since(first) >= sameStop {
+			hurry()
+			return
+		}
+	}
+}
+
 func rootCommand(hurry context.Context) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "outboxd",
-		Short: "takes a PostgreSQL outbox table to Kafka, and loses nothing",
+		Short: "delivers a PostgreSQL outbox table to Kafka, and loses nothing",
 		Long: "outboxd reads the inserts into a PostgreSQL outbox table from the WAL and delivers them to Kafka.\n" +
-			"It tells PostgreSQL to forget WAL only after Kafka has acknowledged every event in it.",
+			"It lets PostgreSQL discard WAL only once Kafka has acknowledged every event in it.",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	file := root.PersistentFlags().String("config", "", "configuration file (default $OUTBOXD_CONFIG, else "+config.DefaultPath+")")
-	load := func() (*config.Config, error) {
-		path := *file
-		if path == "" {
-			path = os.Getenv("OUTBOXD_CONFIG")
-		}
-		return config.Load(path, os.Environ())
+	load := loader(func(without ...string) (*config.Config, error) {
+		return load(cmp.Or(*file, os.Getenv("OUTBOXD_CONFIG")), os.Environ(), without...)
+	})
+	root.AddCommand(runCommand(load, hurry), replayCommand(load), reconcileCommand(load), recoverCommand(load), deadLettersCommand(load), checkCommand(load), initCommand(load), configCommand(load), statusCommand(load), importCommand(), versionCommand())
+	for _, command := range extra {
+		root.AddCommand(command())
 	}
-	root.AddCommand(runCommand(load, hurry), replayCommand(load), initCommand(load), importCommand(), versionCommand())
 	return root
 }
+
+// extra are commands that only a build with some tag has.
+var extra []func() *cobra.Command

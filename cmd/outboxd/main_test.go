@@ -19,11 +19,21 @@ type outcome struct {
 // runs the test has no say.
 func outboxd(t *testing.T, args ...string) outcome {
 	t.Helper()
+	return outboxdWith(t, nil, args...)
+}
+
+// outboxdWith is outboxd with some variables.
+func outboxdWith(t *testing.T, env []string, args ...string) outcome {
+	t.Helper()
 	for _, entry := range os.Environ() {
 		if name, value, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "OUTBOXD_") {
 			t.Setenv(name, value) // so that the end of the test restores it
 			os.Unsetenv(name)
 		}
+	}
+	for _, entry := range env {
+		name, value, _ := strings.Cut(entry, "=")
+		t.Setenv(name, value)
 	}
 	var stdout, stderr bytes.Buffer
 	code := run(args, &stdout, &stderr)
@@ -93,7 +103,7 @@ func TestBadCommandLine(t *testing.T) {
 
 func TestMissingFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "nowhere.yaml")
-	for _, command := range []string{"run", "init"} {
+	for _, command := range []string{"run", "init", "config"} {
 		o := outboxd(t, command, "--config", path)
 		if o.code != exitUsage {
 			t.Errorf("%s: exit code %d, want %d", command, o.code, exitUsage)
@@ -114,7 +124,7 @@ func TestConfigFile(t *testing.T) {
 	named := write(t, good)
 	t.Chdir(t.TempDir())
 
-	o := outboxd(t, "init")
+	o := outboxd(t, "run")
 	if o.code != exitUsage || !strings.Contains(o.stderr, "outboxd.yaml") {
 		t.Errorf("without a file: exit code %d, %s", o.code, o.stderr)
 	}
@@ -144,7 +154,7 @@ kafka:
 delivery:
   confirm_interval: soon
 `)
-	for _, command := range []string{"run", "init"} {
+	for _, command := range []string{"run", "config"} {
 		o := outboxd(t, command, "--config", path)
 		if o.code != exitUsage {
 			t.Errorf("%s: exit code %d, want %d", command, o.code, exitUsage)
@@ -231,7 +241,7 @@ func TestInitPrints(t *testing.T) {
 	for _, want := range []string{
 		`CREATE TABLE IF NOT EXISTS "public"."outbox"`,
 		`"aggregatetype" text NOT NULL`,
-		`CREATE ROLE "outboxd" LOGIN REPLICATION`,
+		`CREATE ROLE "outboxd" LOGIN`, `ALTER ROLE "outboxd" REPLICATION`,
 		`CREATE PUBLICATION "outboxd" FOR TABLE "public"."outbox" WITH (publish = 'insert', publish_via_partition_root = true)`,
 		`pg_create_logical_replication_slot('outboxd', 'pgoutput')`,
 	} {

@@ -1,19 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/spf13/cobra"
 
-	"outboxd/internal/config"
-	"outboxd/internal/pipeline"
+	"outboxd/internal/connector"
 	"outboxd/internal/status"
 )
 
-func replayCommand(load func() (*config.Config, error)) *cobra.Command {
+func replayCommand(load loader) *cobra.Command {
 	var from, to lsnFlag
+	var rows rowFlags
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "replay",
@@ -21,22 +22,36 @@ func replayCommand(load func() (*config.Config, error)) *cobra.Command {
 		Long: "replay publishes again the events that were committed in a window of the WAL, beside a connector that runs\n" +
 			"and without touching its slot or position: it reads from a temporary copy of the slot. PostgreSQL can go\n" +
 			"back as far as the slot's confirmed position, which delivery.rewind holds back. Records carry the header\n" +
-			"replayed: true, and otherwise are what they were.",
-		Example: "  outboxd replay --from-lsn 16/B374D848 --to-lsn 16/B9000000 --dry-run\n  outboxd replay --from-lsn 16/B374D848",
-		Args:    cobra.NoArgs,
+			"replayed: true, and are otherwise unchanged.\n\n" +
+			"With --since, --until, --id, --aggregate-id or --type it reads the rows of the outbox table instead, those of\n" +
+			"the archive included, as far back as they are kept. The table does not keep a position: these records have\n" +
+			"none, and the header replayed: true. With --state a run that was interrupted, also by kill -9, resumes where\n" +
+			"it was; what it published in the last second before may come again.",
+		Example: "  outboxd replay --from-lsn 16/B374D848 --to-lsn 16/B9000000 --dry-run\n  outboxd replay --from-lsn 16/B374D848\n" +
+			"  outboxd replay --since 2026-11-28T00:00:00Z --type OrderPaid --state replay.state\n  outboxd replay --id 8f3a0c1e --id 77b2d9e4",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load()
+			cfg, err := load.usable()
 			if err != nil {
 				return err
 			}
 			if from.lsn != 0 && to.lsn != 0 && from.lsn >= to.lsn {
 				return fmt.Errorf("--from-lsn %s does not lie before --to-lsn %s", from.lsn, to.lsn)
 			}
-			o, err := pipelineOptions(cfg, status.New(0), logger(cfg.Log, cmd.ErrOrStderr()))
+			if rows.given() {
+				if from.lsn != 0 || to.lsn != 0 {
+					return errors.New("--from-lsn and --to-lsn select transactions of the WAL, the other flags rows of the table: give one or the other")
+				}
+				return rows.replay(cmd, cfg, dryRun)
+			}
+			if rows.state != "" || rows.maxRate != 0 {
+				return errors.New("--state and --max-rate are for a replay from the table: select rows with --since, --until, --id, --aggregate-id or --type")
+			}
+			o, err := connectorOptions(cfg, status.New(0), logger(cfg.Log, cmd.ErrOrStderr()))
 			if err != nil {
 				return failed(err)
 			}
-			done, err := pipeline.New(o).Replay(cmd.Context(), pipeline.Replay{From: from.lsn, To: to.lsn, DryRun: dryRun})
+			done, err := connector.New(o).Replay(cmd.Context(), connector.Replay{From: from.lsn, To: to.lsn, DryRun: dryRun})
 			if err != nil && done.Events > 0 {
 				err = fmt.Errorf("after %s: %w", count(done.Events, "event"), err)
 			}
@@ -55,6 +70,7 @@ func replayCommand(load func() (*config.Config, error)) *cobra.Command {
 	cmd.Flags().Var(&from, "from-lsn", "commit `LSN`, or a record's position, to begin at, inclusive (default as far back as the slot goes)")
 	cmd.Flags().Var(&to, "to-lsn", "commit `LSN`, or a record's position, to end before (default the end of the WAL)")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "count the events, publish none")
+	rows.add(cmd)
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -13,37 +14,47 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"outboxd/decoder"
 	"outboxd/internal/config"
-	"outboxd/internal/pipeline"
+	"outboxd/internal/connector"
 	"outboxd/internal/status"
 )
 
-func runCommand(load func() (*config.Config, error), hurry context.Context) *cobra.Command {
+func runCommand(load loader, hurry context.Context) *cobra.Command {
 	var acceptGap bool
 	var from lsnFlag
+	var only positionFlag
 	cmd := &cobra.Command{
 		Use:   "run",
-		Short: "streams outbox events to Kafka until it is told to stop",
+		Short: "streams outbox events to Kafka until it is stopped",
 		Long: "run streams until SIGINT or SIGTERM, then waits for what is in flight, confirms it to PostgreSQL, and exits 0.\n" +
-			"A second signal skips the wait; what was not acknowledged is published again at the next start.\n\n" +
-			"Faults that pass (a database or broker that is down, a topic or a right that is missing) never end it:\n" +
-			"it tries again, and /readyz says why. Exit codes: 1 an operator must look, 2 bad configuration,\n" +
+			"It exits 0 only if everything that Kafka has acknowledged is stored, and confirmed to PostgreSQL.\n" +
+			"A second signal, a second or more after the first, skips the wait; what was not acknowledged is published\n" +
+			"again at the next start.\n\n" +
+			"Transient faults (a database or broker that is down, a topic or a right that is missing) never end it:\n" +
+			"it retries, and /readyz says why. SIGHUP reads log.level again. A few seconds after the first event could be\n" +
+			"read it logs what `outboxd check` warns of. Exit codes: 1 an operator must look, 2 bad configuration,\n" +
 			"3 the stored position cannot be trusted.",
-		Example: "  outboxd run --config outboxd.yaml\n  outboxd run --from-lsn 16/B374D848",
+		Example: "  outboxd run --config outboxd.yaml\n  outboxd run --from-lsn 16/B374D848\n  outboxd run --dead-letter 0000000001507C60-00000001",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load()
+			cfg, err := load.usable()
 			if err != nil {
 				return err
 			}
-			return failed(stream(cmd.Context(), hurry, cfg, func(o *pipeline.Options) {
+			reload := func() (*config.Config, error) { return load.usable() }
+			return failed(stream(cmd.Context(), hurry, cfg, reload, func(o *connector.Options) {
 				o.AcceptGap, o.From = acceptGap, from.lsn
-			}, cmd.ErrOrStderr()))
+			}, only.at, cmd.ErrOrStderr()))
 		},
 	}
-	cmd.Flags().BoolVar(&acceptGap, "accept-gap", false, "go on from the slot's own position when the stored one is refused, and log what is skipped")
+	cmd.Flags().BoolVar(&acceptGap, "accept-gap", false, "resume at the slot's own position when the stored one is refused, and log what is skipped;\n"+
+		"also accept the outbox table and the publication as they are now, where they are not those that were\n"+
+		"published before, a --from-lsn that skips events, and repeated events after a change of delivery.store")
 	cmd.Flags().Var(&from, "from-lsn", "commit `LSN`, or a record's position, to start at instead of the stored position: what Kafka lost is published\n"+
 		"again, as far back as the slot's confirmed position (see delivery.rewind)")
+	cmd.Flags().Var(&only, "dead-letter", "`POSITION` of one event that cannot be delivered: it goes to errors.dead_letter_topic, whatever errors.poison says,\n"+
+		"and the run continues")
 	return cmd
 }
 
@@ -61,38 +72,103 @@ const gcPercent = 40
 // runtime overshoots by. With a smaller max_buffered the program needs what it needs.
 func memoryLimit(maxBuffered int64) int64 { return max(maxBuffered, 64<<20) - 26<<20 }
 
-func stream(ctx, hurry context.Context, cfg *config.Config, start func(*pipeline.Options), stderr io.Writer) error {
-	log := logger(cfg.Log, stderr)
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+func stream(ctx, hurry context.Context, cfg *config.Config, reload func() (*config.Config, error), start func(*connector.Options), only decoder.Position, stderr io.Writer) error {
+	log := logger(cfg.Log, stderr).Level(zerolog.TraceLevel) // see setLevel
+	if err := setLevel(cfg.Log.Level); err != nil {
+		return err
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit(int64(cfg.Kafka.MaxBuffered)))
-	}
-	adaptProcessors(ctx)
+	tuneProcess(ctx, cfg)
 	st := status.New(max(30*time.Second, 10*cfg.Delivery.ConfirmInterval))
-	o, err := pipelineOptions(cfg, st, log)
+	st.Build(version, revision(), runtime.Version())
+	if !cfg.Delivery.Rewind.IsZero() {
+		st.UseRewind(cfg.Delivery.Rewind.String())
+	}
+	o, err := connectorOptions(cfg, st, log)
 	if err != nil {
 		return err
 	}
 	start(&o)
+	if cfg.Errors.Poison == "dead_letter" || only != (decoder.Position{}) {
+		topic, err := deadLetterTopic(cfg, log)
+		if err != nil {
+			return err
+		}
+		defer topic.Close()
+		o.DeadLetters = deadLetterWriter(cfg, topic, only, st, log)
+	}
+	if cfg.Reconcile.Every > 0 {
+		comparing, stop := context.WithCancel(ctx)
+		defer stop()
+		if err := reconcileEvery(comparing, cfg, st, log); err != nil {
+			return err
+		}
+	}
 	if cfg.HTTP.Listen != "" {
 		l, err := net.Listen("tcp", cfg.HTTP.Listen)
 		if err != nil {
 			return fmt.Errorf("http.listen: %w; choose another address, or \"\" to turn it off", err)
 		}
+		page, err := httpOptions(cfg, log)
+		if err != nil {
+			return err
+		}
+		page.Level, page.SetLevel = func() string { return zerolog.GlobalLevel().String() }, setLevel
 		log.Info().Stringer("address", l.Addr()).Msg("serving HTTP")
 		serving, stop := context.WithCancel(context.Background())
 		defer stop()
 		go func() {
-			if err := st.Serve(serving, l); err != nil {
+			if err := st.ServeWith(serving, l, page); err != nil {
 				log.Error().Err(err).Msg("the status page is gone")
 			}
 		}()
 	}
+	stop, err := (&beside{cfg: cfg, reload: reload, kafka: o.Sink, st: st, log: log}).start(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	warn(cfg, log)
 	log.Info().Str("version", version).Str("database", config.RedactDSN(cfg.Postgres.DSN.Reveal())).
 		Strs("brokers", cfg.Kafka.Brokers).Stringer("table", cfg.Outbox.Table).Msg("outboxd starts")
-	return pipeline.New(o).Run(ctx, hurry)
+	return guarded(ctx, hurry, drainTimeout+stopMargin, connector.New(o).Run)
+}
+
+// stopMargin is what a stop may take beyond drainTimeout before it is taken for one
+// that hangs, and hurryMargin what it may take after a second signal.
+const (
+	stopMargin  = 3 * time.Second
+	hurryMargin = time.Second
+)
+
+// guarded runs the connector, and returns without it when a stop does not end: a
+// system call that hangs, such as of a file on a server that is gone, knows no
+// context. A panic becomes an error.
+func guarded(ctx, hurry context.Context, limit time.Duration, run func(ctx, hurry context.Context) error) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				done <- connector.PanicError(r, debug.Stack())
+			}
+		}()
+		done <- run(ctx, hurry)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	deadline, second := time.After(limit), hurry.Done()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-second:
+			deadline, second = time.After(hurryMargin), nil
+		case <-deadline:
+			return fmt.Errorf("%w: something did not answer in time; what was not confirmed is published again at the next start", connector.ErrUnclean)
+		}
+	}
 }
 
 // logTime is RFC 3339 with milliseconds: seconds are too coarse to see what took

@@ -1,25 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"maps"
-	"os"
-	"slices"
-	"strings"
 
 	"github.com/rs/zerolog"
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"outboxd/decoder"
 	"outboxd/internal/config"
-	"outboxd/internal/pipeline"
+	"outboxd/internal/connector"
 	"outboxd/internal/positions"
 	"outboxd/internal/replication"
+	"outboxd/internal/retention"
 	"outboxd/internal/status"
+	"outboxd/internal/template"
 	"outboxd/offsets"
 	"outboxd/router"
 	"outboxd/sink"
@@ -31,20 +26,20 @@ import (
 // near the configured size.
 func eventShare(maxBuffered int64) int64 { return maxBuffered / 16 * 5 }
 
-// pipelineOptions turns the configuration into the options of the stages.
-func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (pipeline.Options, error) {
+// connectorOptions turns the configuration into the options of the stages. What
+// cannot work is an error of the configuration, found before anything connects.
+func connectorOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) (connector.Options, error) {
 	rules, read := rules(cfg)
-	kafka, err := sinkOptions(cfg, read, log)
+	kafka := sinkOptions(cfg, log)
+	form, err := validate(cfg, rules, read, kafka, st)
 	if err != nil {
-		return pipeline.Options{}, err
+		return connector.Options{}, err
 	}
-	if kafka.Value.Avro, err = avroEncoder(cfg, st, log); err != nil {
-		return pipeline.Options{}, err
-	}
-	o := pipeline.Options{
+	o := connector.Options{
 		Source:       sourceOptions(cfg, read, log),
 		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
 		Rules:        rules,
+		Format:       form,
 		Sink:         kafka,
 		Rewind:       offsets.Rewind{Age: cfg.Delivery.Rewind.Age, Bytes: int64(cfg.Delivery.Rewind.Bytes)},
 		ConfirmEvery: cfg.Delivery.ConfirmInterval,
@@ -56,19 +51,53 @@ func pipelineOptions(cfg *config.Config, st *status.Status, log zerolog.Logger) 
 		Status:       st,
 	}
 	o.Sink.Backlog = o.MemoryLimit / 4 // the rest is read, or on its way
+	tune(cfg, &o.Source, &o.Sink, st)
+	if o.Source.Table != "" {
+		r := retention.New(retentionOptions(cfg, o.Source, log))
+		st.UseOutbox(r.Outbox)
+		o.Beside = r
+	}
 	switch {
 	case cfg.Delivery.Guarantee == "exactly_once":
-		o.Sink.TransactionalID = cfg.Delivery.TransactionalID
-		if o.Sink.TransactionalID == "" {
-			o.Sink.TransactionalID = "outboxd-" + cfg.Postgres.Slot
-		}
+		o.Sink.TransactionalID = transactionalID(cfg)
 		o.Positions, err = positionStore(cfg, kafka, log)
 	case cfg.Delivery.Store == "kafka":
 		o.Store, err = positionStore(cfg, kafka, log)
 	case cfg.Delivery.Store == "file":
 		o.Store = offsets.NewFileStore(cfg.Delivery.File)
 	}
+	if err == nil {
+		o.Elsewhere, err = elsewhere(cfg, kafka, log)
+	}
 	return o, err
+}
+
+func retentionOptions(cfg *config.Config, source replication.Options, log zerolog.Logger) retention.Options {
+	r := cfg.Retention
+	return retention.Options{
+		Source: source, Mode: r.Mode, Keep: r.Keep, Timestamp: cfg.Outbox.Columns.Timestamp, Batch: r.Batch, Interval: r.Interval,
+		ArchiveSchema: r.ArchiveTable.Schema, ArchiveTable: r.ArchiveTable.Name, Log: log,
+	}
+}
+
+func transactionalID(cfg *config.Config) string {
+	return cmp.Or(cfg.Delivery.TransactionalID, "outboxd-"+cfg.Postgres.Slot)
+}
+
+// elsewhere are the stores that a position may be in from an earlier configuration.
+func elsewhere(cfg *config.Config, kafka sink.Options, log zerolog.Logger) (places []offsets.Elsewhere, err error) {
+	inKafka := cfg.Delivery.Store == "kafka" || cfg.Delivery.Guarantee == "exactly_once"
+	if !inKafka && cfg.Delivery.Topic != "" {
+		store, err := positionStore(cfg, kafka, log)
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, offsets.Elsewhere{Name: fmt.Sprintf("topic %q (delivery.topic)", cfg.Delivery.Topic), Peek: store.Peek})
+	}
+	if (inKafka || cfg.Delivery.Store == "slot") && cfg.Delivery.File != "" {
+		places = append(places, offsets.Elsewhere{Name: "file " + cfg.Delivery.File, Peek: offsets.NewFileStore(cfg.Delivery.File).Load})
+	}
+	return places, nil
 }
 
 func positionStore(cfg *config.Config, kafka sink.Options, log zerolog.Logger) (*positions.Store, error) {
@@ -130,6 +159,7 @@ var columnTypes = map[string][]string{
 func sourceOptions(cfg *config.Config, read columns, log zerolog.Logger) replication.Options {
 	o := replication.Options{
 		DSN:         cfg.Postgres.DSN.Reveal(),
+		ReadDSN:     cfg.Postgres.CurrentDSN,
 		Slot:        cfg.Postgres.Slot,
 		Publication: cfg.Postgres.Publication,
 		Create:      cfg.Postgres.Create,
@@ -139,6 +169,7 @@ func sourceOptions(cfg *config.Config, read columns, log zerolog.Logger) replica
 
 		MessagePrefix: cfg.Outbox.MessagePrefix,
 		Backfill:      cfg.Outbox.Backfill == "existing",
+		Removes:       cfg.Retention.Mode == "delete" || cfg.Retention.Mode == "archive",
 
 		Log: log,
 	}
@@ -147,33 +178,28 @@ func sourceOptions(cfg *config.Config, read columns, log zerolog.Logger) replica
 			o.Columns = append(o.Columns, replication.Column{Key: c.Key, Name: c.Name, Types: columnTypes[c.Key]})
 		}
 	}
-	connectColumns(cfg, o.Columns)
+	if cfg.Value.Format == "debezium" {
+		debeziumColumns(cfg, o.Columns)
+	}
 	return o
-}
-
-var headerStyles = map[string]router.HeaderStyle{
-	"plain":       router.PlainHeaders,
-	"cloudevents": router.CloudEventsHeaders,
-	"debezium":    router.DebeziumHeaders,
-	"none":        router.NoHeaders,
 }
 
 // rules returns the router's rules, and all columns that are read.
 func rules(cfg *config.Config) (router.Rules, columns) {
 	read := columnsOf(cfg)
-	debezium := cfg.Value.Format == "debezium"
 	r := router.Rules{
-		Topic:         cfg.Route.Topic,
-		Columns:       make(map[string]decoder.Field),
-		Key:           decoder.NoField,
-		Partition:     read.field(cfg.Route.Partition, "route.partition"),
-		Style:         headerStyles[cfg.Value.Headers],
-		HeadersColumn: read.field(cfg.Outbox.HeadersColumn, "outbox.headers_column"),
-
-		EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
+		Topic:     cfg.Route.Topic,
+		Forbidden: cfg.Route.Forbidden,
+		Reserved:  map[string]string{cfg.Delivery.Topic: "delivery.topic", cfg.Errors.DeadLetterTopic: "errors.dead_letter_topic"},
+		Columns:   make(map[string]decoder.Field),
+		Key:       decoder.NoField,
+		NullKey:   cfg.Value.Format == "debezium",
+		Partition: read.field(cfg.Route.Partition, "route.partition"),
 	}
-	templateColumns := func(template, key string) {
-		for _, name := range config.TemplateColumns(template) {
+	// What the format reads is found again by formatOptions.
+	read.field(cfg.Outbox.HeadersColumn, "outbox.headers_column")
+	templateColumns := func(text, key string) {
+		for _, name := range template.Columns(text) {
 			r.Columns[name] = read.field(name, key)
 		}
 	}
@@ -188,7 +214,7 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 		r.Overrides = append(r.Overrides, router.Override(o))
 		templateColumns(o.Topic, fmt.Sprintf("route.rules[%d].topic", i))
 	}
-	if name := config.TemplateColumns(cfg.Route.Key); name != nil {
+	if name := template.Columns(cfg.Route.Key); name != nil {
 		r.Key = r.Columns[name[0]]
 	} else {
 		for f := range decoder.Field(decoder.NumFields) {
@@ -198,192 +224,28 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 		}
 	}
 	for _, h := range cfg.Outbox.Headers {
-		r.Headers = append(r.Headers, router.ColumnHeader{Key: h.Name, Field: read.field(h.Value, "outbox.headers."+h.Name)})
+		read.field(h.Value, "outbox.headers."+h.Name)
 	}
-	if debezium {
-		r.KeyForm = keyForms[cfg.Value.Debezium.Key]
-		r.HeaderForm, r.Context = keyForms[cfg.Value.Debezium.Headers], cfg.Value.Debezium.Context
-		if r.Style == router.DebeziumHeaders {
-			r.Style = router.ConnectHeaders
-		}
+	if cfg.Value.Format == "debezium" {
 		for _, e := range cfg.Value.Debezium.Envelope {
 			read.field(e.Value, "value.debezium.envelope."+e.Name)
 		}
 	}
-	if cfg.Value.Format == "cloudevents" {
-		r.ContentType = "application/cloudevents+json; charset=UTF-8"
-	}
 	return r, read
 }
 
-var keyForms = map[string]router.KeyForm{"string": router.ConnectKey, "json": router.ConnectJSONKey, "json_schema": router.ConnectJSONSchemaKey}
-
-var formats = map[string]sink.Format{"raw": sink.Raw, "json": sink.JSON, "cloudevents": sink.CloudEvents, "avro": sink.AvroFormat, "debezium": sink.Debezium}
-
-var converters = map[string]sink.Converter{
-	"string": sink.StringConverter, "json": sink.JSONConverter, "json_schema": sink.JSONSchemaConverter, "bytes": sink.BytesConverter,
-}
-
-// connect returns how the values of format debezium are made.
-func connect(cfg *config.Config, read columns) *sink.Connect {
-	if cfg.Value.Format != "debezium" {
-		return nil
-	}
-	d := cfg.Value.Debezium
-	c := &sink.Connect{
-		Converter:   converters[d.Value],
-		RouteBy:     decoder.AggregateType,
-		TopicPrefix: d.TopicPrefix,
-		Table:       cfg.Outbox.Table.Schema + "." + cfg.Outbox.Table.Name,
-	}
-	if cfg.Route.Regex.Column != "" {
-		c.RouteBy = read.field(cfg.Route.Regex.Column, "")
-	}
-	for _, e := range d.Envelope {
-		c.Envelope = append(c.Envelope, router.ColumnHeader{Key: e.Name, Field: read.field(e.Value, "")})
-	}
-	if d.ExpandJSON {
-		c.Expand = &sink.Expansion{KeepNulls: d.KeepNulls, KeepEmptyArrays: d.KeepEmptyArrays}
-	}
-	return c
-}
-
-// connectColumns narrows the types of the columns that are written as Kafka
-// Connect does, to those of which it is known how.
-func connectColumns(cfg *config.Config, columns []replication.Column) {
-	if cfg.Value.Format != "debezium" {
-		return
-	}
-	d := cfg.Value.Debezium
-	key := "outbox.columns." + cfg.Route.Key
-	if config.TemplateColumns(cfg.Route.Key) != nil {
-		key = "route.key"
-	}
-	for i := range columns {
-		c := &columns[i]
-		envelope := strings.HasPrefix(c.Key, "value.debezium.envelope.")
-		header := cfg.Value.Headers == "debezium" && (c.Key == "outbox.columns.id" || strings.HasPrefix(c.Key, "outbox.headers."))
-		switch {
-		case c.Key == "outbox.columns.payload" && d.Value == "bytes":
-			c.Types = []string{"bytea"}
-		case c.Key == "outbox.columns.payload" && d.Value == "string":
-			c.Types = []string{"json", "jsonb", "text", "varchar"}
-		case c.Key == "outbox.columns.payload":
-		case c.Key == "outbox.columns.schema_version" && d.Value == "json_schema" && len(d.Envelope) > 0:
-			c.Types = []string{"int4"}
-		case envelope, header, c.Key == key:
-			c.Types = router.ConnectTypes()
-		}
-		c.NoDefault = c.Key == key && d.Key == "json_schema" || header && d.Headers == "json_schema" ||
-			(envelope || c.Key == "outbox.columns.payload") && d.Value == "json_schema"
-	}
-}
-
-var timestamps = map[string]sink.Timestamp{"commit": sink.CommitTime, "column": sink.BusinessTime, "now": sink.SendTime}
-
-func sinkOptions(cfg *config.Config, read columns, log zerolog.Logger) (sink.Options, error) {
+func sinkOptions(cfg *config.Config, log zerolog.Logger) sink.Options {
 	o := sink.Options{
-		Brokers:     cfg.Kafka.Brokers,
-		ClientID:    cfg.Kafka.ClientID,
-		Compression: cfg.Kafka.Compression,
-		Linger:      cfg.Kafka.Linger,
-		Value: sink.Value{
-			NullIsError:      cfg.Value.NullPayload == "error",
-			EmptyIsTombstone: cfg.Value.EmptyIsTombstone,
-			Format:           formats[cfg.Value.Format],
-			Timestamp:        timestamps[cfg.Value.Timestamp],
-			Connect:          connect(cfg, read),
-		},
+		Brokers:      cfg.Kafka.Brokers,
+		ClientID:     cfg.Kafka.ClientID,
+		Compression:  cfg.Kafka.Compression,
+		Linger:       cfg.Kafka.Linger,
 		CreateTopics: sink.CreateTopics(cfg.Route.CreateTopics),
 		SASL:         saslMechanism(cfg.Kafka.SASL),
 		Log:          log,
 	}
-	var err error
-	if o.Value.Schemas, err = payloadSchemas(cfg.Value.Schema); err != nil {
-		return sink.Options{}, err
-	}
 	if cfg.Kafka.TLS.Enabled {
-		if o.TLS, err = tlsConfig("kafka.tls", cfg.Kafka.TLS); err != nil {
-			return sink.Options{}, err
-		}
+		o.ReadTLS = func() (*tls.Config, error) { return readTLS("kafka.tls", cfg.Kafka.TLS) }
 	}
-	return o, nil
-}
-
-// payloadSchemas loads the JSON Schemas. A bad file is an error of the
-// configuration.
-func payloadSchemas(files map[string]string) (sink.Schemas, error) {
-	if len(files) == 0 {
-		return nil, nil
-	}
-	schemas := make(sink.Schemas)
-	var problems []config.Problem
-	for _, eventType := range slices.Sorted(maps.Keys(files)) {
-		schema, err := sink.LoadSchema(files[eventType])
-		if err != nil {
-			problems = append(problems, config.Problem{File: files[eventType], Key: "value.schema." + eventType, Message: err.Error()})
-		}
-		schemas[eventType] = schema
-	}
-	return schemas, config.NewLoadError(problems)
-}
-
-// avroEncoder returns nil for other formats.
-func avroEncoder(cfg *config.Config, st *status.Status, log zerolog.Logger) (*sink.Avro, error) {
-	if cfg.Value.Format != "avro" {
-		return nil, nil
-	}
-	a := cfg.Value.Avro
-	o := sink.AvroOptions{
-		Registry: a.Registry.Reveal(),
-		Username: a.Username,
-		Password: a.Password.Reveal(),
-		Subject:  a.Subject,
-		BySchema: a.Payload == "schema",
-		Register: a.Register,
-		Log:      log,
-		OnAnswer: st.RegistryAnswered,
-	}
-	if a.TLS.Enabled {
-		var err error
-		if o.TLS, err = tlsConfig("value.avro.tls", a.TLS); err != nil {
-			return nil, err
-		}
-	}
-	st.UseRegistry()
-	return sink.NewAvro(o)
-}
-
-func saslMechanism(cfg config.SASL) sasl.Mechanism {
-	switch cfg.Mechanism {
-	case "PLAIN":
-		return plain.Auth{User: cfg.Username, Pass: cfg.Password.Reveal()}.AsMechanism()
-	case "SCRAM-SHA-256":
-		return scram.Auth{User: cfg.Username, Pass: cfg.Password.Reveal()}.AsSha256Mechanism()
-	case "SCRAM-SHA-512":
-		return scram.Auth{User: cfg.Username, Pass: cfg.Password.Reveal()}.AsSha512Mechanism()
-	}
-	return nil
-}
-
-func tlsConfig(key string, cfg config.TLS) (*tls.Config, error) {
-	t := &tls.Config{ServerName: cfg.ServerName, MinVersion: tls.VersionTLS12}
-	if cfg.CA != "" {
-		pem, err := os.ReadFile(cfg.CA)
-		if err != nil {
-			return nil, fmt.Errorf("%s.ca: %w", key, err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s.ca: %s holds no PEM certificate", key, cfg.CA)
-		}
-	}
-	if cfg.Cert != "" || cfg.Key != "" {
-		pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
-		if err != nil {
-			return nil, fmt.Errorf("%s.cert and %s.key: %w", key, key, err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
+	return o
 }

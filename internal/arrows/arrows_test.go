@@ -1,5 +1,5 @@
 // Package arrows holds the test that keeps the program's shape: which package
-// may import which. Data flows replication, decoder, router, sink; no stage
+// may import which. Data flows replication, decoder, router, format, sink; no stage
 // knows its follower, so that each can be read, tested and replaced alone.
 package arrows
 
@@ -26,27 +26,73 @@ type room struct {
 	reason string
 }
 
+const aFormat = "a format is one folder: it knows what formats have in common, and neither another one nor where records go"
+
 // rooms lists the packages of the program. One without a row fails the test: say
 // what it may import before it imports something.
 var rooms = map[string]room{
-	"decoder": {nil, "the decoder is pure: it turns bytes into events and knows nobody"},
-	"router":  {[]string{"decoder"}, "the router is a function of event and rules; where messages go to is the sink's matter"},
-	"sink":    {[]string{"decoder", "router", "internal/rawconn"}, "the sink answers for each message and knows neither positions nor PostgreSQL"},
-	"offsets": {nil, "what is safe to confirm is decided in one place, which depends on nothing that could ask it to confirm more"},
+	"decoder": {[]string{"internal/event", "internal/poison"}, "the decoder is pure: it turns bytes into events and knows nobody"},
+	"router":  {[]string{"decoder", "internal/poison", "internal/record", "internal/template", "internal/topicname"}, "the router is a function of event and rules; where records go to is the sink's matter"},
+	"sink":    {[]string{"decoder", "internal/poison", "internal/event", "internal/record", "internal/topicname", "internal/rawconn", "internal/tlsdial", "internal/remedy", "internal/finding"}, "the sink answers for each record and knows neither its format, nor positions, nor PostgreSQL"},
+	"offsets": {[]string{"internal/event"}, "what is safe to confirm is decided in one place, which depends on nothing that could ask it to confirm more"},
 
-	"internal/replication": {[]string{"offsets", "internal/rawconn"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
-	"internal/backfill":    {[]string{"internal/replication"}, "the backfill reads rows into the memory of the stream's frames; what becomes of them is the pipeline's matter"},
-	"internal/positions":   {[]string{"offsets"}, "a store holds a position and does not judge it; what is in a transaction with it is the sink's matter"},
-	"internal/pipeline": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/backfill", "internal/status"},
-		"the pipeline joins the stages; what the user configured is handed to it"},
-	"internal/config":   {nil, "the configuration is read without the stages; cmd turns it into their options"},
-	"internal/debezium": {nil, "it turns one file into another; what comes out is read like any configuration"},
-	"internal/status":   {nil, "the stages report to status; it never reaches back"},
-	"internal/arrows":   {nil, "it is a test"},
-	rawconn:             {nil, "it is a socket: what goes through it is others' matter"},
+	"internal/event":     {nil, "it names an event, and whoever meets one imports it"},
+	"internal/template":  {nil, "it reads a text, whosever it is"},
+	"internal/topicname": {nil, "it is Kafka's rule"},
+	"internal/record":    {[]string{"internal/event"}, "it is what the router, formats and the sink hand on, and knows none of them"},
+
+	"internal/format":             {[]string{"decoder", "internal/poison", "internal/record", "internal/mask"}, "it is what formats have in common, and knows none of them"},
+	"internal/format/json":        {[]string{"decoder", "internal/format", "internal/record"}, aFormat},
+	"internal/format/cloudevents": {[]string{"decoder", "internal/poison", "internal/format", "internal/record"}, aFormat},
+	"internal/format/avro":        {[]string{"decoder", "internal/poison", "internal/format", "internal/record", "internal/template", "internal/tlsdial", "internal/finding"}, aFormat},
+	"internal/format/debezium":    {[]string{"decoder", "internal/format", "internal/record"}, aFormat},
+	"internal/format/formattest":  {[]string{"decoder", "internal/format", "internal/record"}, "it is for the tests of formats"},
+
+	"internal/finding":     {nil, "it is the word that those who judge a set-up have in common"},
+	"internal/memory":      {nil, "it counts bytes; whose they are is said by those who add them"},
+	"internal/replication": {[]string{"offsets", "internal/memory", "internal/rawconn", "internal/finding", "internal/walheld"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
+	"internal/flow":        {[]string{"decoder", "internal/record", "sink", "offsets", "internal/poison"}, "the flow is the way of one event, whoever yields it: it knows no connection, no store and no guarantee"},
+	"internal/guarantee":   {[]string{"decoder", "sink", "offsets"}, "a guarantee says when a position counts; it knows neither PostgreSQL nor how events are made"},
+	"internal/backfill":    {[]string{"decoder", "sink", "internal/flow", "internal/replication"}, "the backfill yields rows in the memory of the stream's frames; what becomes of them is the flow's matter"},
+	"internal/replay":      {[]string{"sink", "internal/flow", "internal/replication"}, "a replay yields a window of the WAL; what becomes of it is the flow's matter"},
+	"internal/poison":      {nil, "it is the word that those who find a bad event have in common"},
+	"internal/records":     {nil, "it reads a topic; what its records mean is others' matter"},
+	"internal/deadletter":  {[]string{"decoder", "router", "sink", "internal/record", "internal/format", "internal/poison", "internal/records", "internal/remedy"}, "a dead letter is a record and its event; the run that sets events aside hands them to it"},
+	"internal/table":       {[]string{"decoder", "internal/format", "internal/replication"}, "it reads rows as the events that the stream made of them; what becomes of them is others' matter"},
+	"internal/reconcile": {[]string{"decoder", "router", "internal/format", "internal/record", "internal/records", "offsets", "internal/replication", "internal/table", "internal/remedy"},
+		"a comparison reads both sides by other means than the connector's, and shares only what says what a row should have become"},
+	"internal/republish": {[]string{"decoder", "router", "internal/format", "internal/record", "sink", "internal/replication", "internal/table"}, "it publishes rows and touches no slot, publication or position"},
+	"internal/recovery": {[]string{"offsets", "internal/positions", "internal/replication", "internal/table", "internal/reconcile", "internal/republish"},
+		"it puts together what others do: a snapshot, a comparison, publishing, a position"},
+	"internal/positions": {[]string{"offsets", "internal/remedy", "internal/records"}, "a store holds a position and does not judge it; what is in a transaction with it is the sink's matter"},
+	"internal/connector": {[]string{"decoder", "router", "internal/format", "sink", "offsets", "internal/positions", "internal/replication", "internal/flow", "internal/guarantee", "internal/backfill", "internal/replay", "internal/status", "internal/walheld", "internal/record", "internal/deadletter"},
+		"the connector joins the stages and runs them; what the user configured is handed to it"},
+	"internal/check": {[]string{"sink", "offsets", "internal/deadletter", "internal/finding", "internal/positions", "internal/records", "internal/replication", "internal/remedy", "internal/retention"},
+		"a check asks those who start, and judges nothing that they judge"},
+	"internal/config": {[]string{"internal/template", "internal/topicname"}, "the configuration is read without the stages; cmd turns it into their options"},
+	"internal/retention": {[]string{"internal/finding", "internal/replication", "internal/status"},
+		"retention is told what is delivered, and cannot ask for more; the connector does not wait for it"},
+	"internal/debezium":    {nil, "it turns one file into another; what comes out is read like any configuration"},
+	"internal/status":      {[]string{"internal/walheld"}, "the stages report to status; it never reaches back"},
+	"internal/consumerlag": {[]string{"internal/remedy"}, "it watches other programs' groups; how its results are shown is others' matter"},
+	"internal/systemd":     {nil, "it says what it is told to"},
+	"internal/walheld":     {nil, "it is a sentence made of facts; who knows them is others' matter"},
+	"internal/mask":        {nil, "it knows payloads, and neither events nor formats"},
+	"internal/remedy":      {nil, "it explains errors to whoever has them"},
+	"internal/leak":        {nil, "it looks at goroutines, whosever they are"},
+	"internal/arrows":      {nil, "it is a test"},
+	"internal/tlsdial":     {nil, "it makes a connection a TLS one, whoever's it is"},
+	rawconn:                {nil, "it is a socket: what goes through it is others' matter"},
+
+	"internal/simulate": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/connector", "internal/guarantee", "internal/status"},
+		"it runs the connector as the command does, and nothing of the program knows it"},
+	"internal/simulate/plants": {nil, "it changes the program's text, and runs it"},
 
 	"internal/testbed": {nil, "servers for tests: it knows nothing of the program"},
-	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/pipeline", "internal/config", "internal/debezium", "internal/status"},
+	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/connector", "internal/config", "internal/debezium",
+		"internal/status", "internal/check", "internal/walheld", "internal/rawconn", "internal/record", "internal/template", "internal/mask", "internal/format", "internal/format/json",
+		"internal/format/cloudevents", "internal/format/avro", "internal/format/debezium", "internal/retention", "internal/consumerlag", "internal/remedy", "internal/deadletter", "internal/poison", "internal/systemd",
+		"internal/finding", "internal/table", "internal/reconcile", "internal/republish", "internal/recovery"},
 		"the program has no use for the tests' servers"},
 }
 
@@ -61,7 +107,7 @@ const e2e = "e2e"
 var e2eRoom = room{[]string{"internal/testbed"}, "e2e drives the built binary from outside, so that it proves what users get"}
 
 // folders are the top level: the owner's list, internal, and what a build makes.
-var folders = []string{"bin", "cmd", "decoder", "docker", "e2e", "internal", "offsets", "router", "sink"}
+var folders = []string{"bin", "cmd", "decoder", "docker", "docs", "e2e", "internal", "offsets", "router", "sink"}
 
 type listed struct {
 	ImportPath string
@@ -177,11 +223,18 @@ func TestWrongArrowsAreSeen(t *testing.T) {
 		{"router", "decoder", ""},
 		{"decoder", "router", "pure"},
 		{"router", "sink", "the sink's matter"},
+		{"router", "internal/format", "the sink's matter"},
+		{"sink", "internal/format", "neither its format"},
+		{"internal/format", "internal/format/json", "knows none of them"},
+		{"internal/format/json", "internal/format/avro", "a format is one folder"},
 		{"offsets", "sink", "depends on nothing"},
 		{"internal/replication", "offsets", ""},
 		{"internal/replication", "decoder", "not events"},
+		{"internal/flow", "internal/replication", "knows no connection"},
+		{"internal/flow", "internal/guarantee", "no guarantee"},
+		{"internal/guarantee", "internal/replication", "neither PostgreSQL"},
 		{"internal/config", "cmd/outboxd", "outermost"},
-		{"internal/status", "internal/pipeline", "never reaches back"},
+		{"internal/status", "internal/connector", "never reaches back"},
 		{"cmd/outboxd", "internal/testbed", "tests' servers"},
 		{"e2e", "internal/testbed", ""},
 		{"e2e/bench", "e2e/bench/debezium", ""},

@@ -1,22 +1,26 @@
-// Package backfill reads the rows that were in the outbox table before its slot,
-// and writes them as frames of the stream that the slot would have sent: one
-// transaction, so that decoder, router and sink need to know nothing of it.
+// Package backfill is the rows that were in the outbox table before its slot as a
+// source of the flow. It reads them and writes them as messages of the stream that the
+// slot would have sent: one transaction, so that decoder, router and sink need to know
+// nothing of it.
 package backfill
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outboxd/decoder"
+	"outboxd/internal/flow"
 	"outboxd/internal/replication"
+	"outboxd/sink"
 )
 
 // Options say what to read.
@@ -31,7 +35,8 @@ type Options struct {
 	Slot pglogrepl.LSN
 }
 
-// Reader reads the rows of one snapshot. It is used by one goroutine.
+// Reader reads the rows of one snapshot. It is used by one goroutine, but for Handed and
+// Interrupt.
 type Reader struct {
 	o        Options
 	pg       *pgconn.PgConn
@@ -40,13 +45,15 @@ type Reader struct {
 	now      int64 // of the snapshot, microseconds since 2000
 	expected int64
 	read     int64
+	handed   atomic.Int64
+	ctx      context.Context // of the reads
 	next     func(context.Context) ([]byte, error)
 }
 
 // Open counts the rows and begins to read them over a connection whose
 // transaction sees the snapshot. The reader closes the connection.
 func Open(ctx context.Context, pg *pgconn.PgConn, o Options, memory *replication.Memory) (*Reader, error) {
-	r := &Reader{o: o, pg: pg, buffer: replication.NewBuffer(memory)}
+	r := &Reader{o: o, pg: pg, ctx: ctx, buffer: replication.NewBuffer(memory)}
 	r.next = r.begin
 	query, err := r.prepare(ctx)
 	if err != nil {
@@ -135,13 +142,30 @@ func (r *Reader) ask(ctx context.Context, sql string, args ...string) ([][]byte,
 // Expected is the number of rows in the snapshot.
 func (r *Reader) Expected() int64 { return r.expected }
 
-// Block returns the memory of the frame that Next returned last.
-func (r *Reader) Block() *replication.Block { return r.buffer.Block() }
+// Within sets the context whose end ends a Next that waits for memory.
+func (r *Reader) Within(ctx context.Context) *Reader {
+	r.ctx = ctx
+	return r
+}
 
-// Next returns the next frame: the transaction's Begin, a Relation, an Insert for
-// each row, and the Commit; then io.EOF. Its data is valid until its block is
-// released. It waits at the memory's limit.
-func (r *Reader) Next(ctx context.Context) ([]byte, error) { return r.next(ctx) }
+// Next returns the next message: the transaction's Begin, a Relation, an Insert for
+// each row, and the Commit; then flow.ErrEnd. It waits at the memory's limit, until
+// the context of Within ends.
+func (r *Reader) Next() (flow.Frame, error) {
+	r.handed.Store(r.read) // the flow has done with what it was given before
+	data, err := r.next(r.ctx)
+	return flow.Frame{Data: data}, err
+}
+
+// Retain keeps the memory of the frame that Next returned last.
+func (r *Reader) Retain() sink.Memory {
+	block := r.buffer.Block()
+	block.Retain()
+	return block
+}
+
+// Handed returns how many rows were handed on. Any goroutine may call it.
+func (r *Reader) Handed() int64 { return r.handed.Load() }
 
 // Close ends the connection. Events keep their blocks.
 func (r *Reader) Close() {
@@ -174,62 +198,33 @@ func (r *Reader) begin(ctx context.Context) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(b, 0), nil
 }
 
-// relationID is the table's, in these frames.
-const relationID = 1
-
-// relation: Int32 id, String schema, String table, Int8 replica identity, Int16
-// columns, then for each Int8 flags, String name, Int32 type, Int32 modifier.
+// relation is the table's columns.
 func (r *Reader) relation(ctx context.Context) ([]byte, error) {
-	fields := r.rows.FieldDescriptions()
-	size := 1 + 4 + len(r.o.Schema) + 1 + len(r.o.Table) + 1 + 1 + 2
-	for _, f := range fields {
-		size += 1 + len(f.Name) + 1 + 4 + 4
+	var columns []decoder.RowColumn
+	for _, f := range r.rows.FieldDescriptions() {
+		columns = append(columns, decoder.RowColumn{Name: f.Name, Type: f.DataTypeOID, Modifier: f.TypeModifier})
 	}
-	frame, err := r.buffer.Make(ctx, size)
+	relation := decoder.AppendRelation(nil, r.o.Schema, r.o.Table, columns)
+	frame, err := r.buffer.Make(ctx, len(relation))
 	if err != nil {
 		return nil, err
 	}
-	b := binary.BigEndian.AppendUint32(append(frame[:0], 'R'), relationID)
-	b = append(append(append(append(b, r.o.Schema...), 0), r.o.Table...), 0, 'd')
-	b = binary.BigEndian.AppendUint16(b, uint16(len(fields)))
-	for _, f := range fields {
-		b = append(append(append(b, 0), f.Name...), 0)
-		b = binary.BigEndian.AppendUint32(b, f.DataTypeOID)
-		b = binary.BigEndian.AppendUint32(b, uint32(f.TypeModifier))
-	}
 	r.next = r.insert
-	return b, nil
+	return append(frame[:0], relation...), nil
 }
 
-// insert: Int32 relation, 'N', Int16 columns, then for each 'n', or 't', Int32
-// length and the bytes.
+// insert is the next row; the commit after the last.
 func (r *Reader) insert(ctx context.Context) ([]byte, error) {
 	if !r.rows.NextRow() {
 		return r.commit(ctx)
 	}
 	r.read++
 	values := r.rows.Values()
-	size := 1 + 4 + 1 + 2
-	for _, v := range values {
-		size++
-		if v != nil {
-			size += 4 + len(v)
-		}
-	}
-	frame, err := r.buffer.Make(ctx, size)
+	frame, err := r.buffer.Make(ctx, decoder.InsertLen(values))
 	if err != nil {
 		return nil, err
 	}
-	b := binary.BigEndian.AppendUint32(append(frame[:0], 'I'), relationID)
-	b = binary.BigEndian.AppendUint16(append(b, 'N'), uint16(len(values)))
-	for _, v := range values {
-		if v == nil {
-			b = append(b, 'n')
-			continue
-		}
-		b = append(binary.BigEndian.AppendUint32(append(b, 't'), uint32(len(v))), v...)
-	}
-	return b, nil
+	return decoder.AppendInsert(frame[:0], values), nil
 }
 
 // commit: Int8 flags, Int64 LSN of the commit, Int64 end LSN, Int64 time.
@@ -246,6 +241,6 @@ func (r *Reader) commit(ctx context.Context) ([]byte, error) {
 	}
 	b := binary.BigEndian.AppendUint64(append(frame[:0], 'C', 0), r.lsn())
 	b = binary.BigEndian.AppendUint64(b, uint64(r.o.Slot))
-	r.next = func(context.Context) ([]byte, error) { return nil, io.EOF }
+	r.next = func(context.Context) ([]byte, error) { return nil, flow.ErrEnd }
 	return binary.BigEndian.AppendUint64(b, uint64(r.now)), nil
 }

@@ -1,6 +1,12 @@
 package backfill
 
-import "testing"
+import (
+	"testing"
+
+	"outboxd/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m, "outboxd/internal/backfill.") }
 
 func TestOrder(t *testing.T) {
 	for _, test := range []struct{ timestamp, serial, want string }{

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"outboxd/internal/template"
+	"outboxd/internal/topicname"
 )
 
 // checks are the rules that a key names in its check tag. A rule returns "", or
@@ -15,10 +19,12 @@ import (
 // must not quote any of the value, which may be a secret.
 var checks = map[string]func(string) string{
 	"broker":             checkBroker,
+	"client id":          checkClientID,
 	"column":             checkColumn,
 	"column name":        checkIdentifier,
 	"dsn":                checkDSN,
 	"glob":               checkGlob,
+	"group":              checkGroup,
 	"identifier":         checkIdentifier,
 	"key":                checkKey,
 	"listen":             checkListen,
@@ -26,21 +32,21 @@ var checks = map[string]func(string) string{
 	"message prefix":     checkMessagePrefix,
 	"regex":              checkRegex,
 	"replication factor": checkReplicationFactor,
+	"rewind":             checkRewind,
 	"rule topic":         checkRuleTopic,
 	"slot":               checkSlot,
 	"subject":            checkSubject,
 	"template":           checkTemplate,
+	"token":              checkToken,
 	"topic":              checkTopic,
+	"transactional id":   checkTransactionalID,
 }
 
 var (
-	slotName  = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
-	hostName  = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-	topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]*$`)
+	slotName    = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+	hostName    = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+	bearerToken = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 )
-
-// maxTopicLength is Kafka's.
-const maxTopicLength = 249
 
 func checkSlot(name string) string {
 	if !slotName.MatchString(name) {
@@ -72,6 +78,52 @@ func checkColumn(name string) string {
 		return ""
 	}
 	return checkIdentifier(name)
+}
+
+// checkClientID and checkTransactionalID have the client's limits.
+func checkClientID(id string) string {
+	if len(id) > 256 {
+		return "is longer than 256 bytes"
+	}
+	return ""
+}
+
+func checkTransactionalID(id string) string {
+	if len(id) > 16382 {
+		return "is longer than 16382 bytes"
+	}
+	return ""
+}
+
+// checkGroup is for a consumer group's name, which Kafka lets be anything.
+func checkGroup(name string) string {
+	if name == "" || len(name) > 32767 {
+		return "is not a consumer group: 1 to 32767 bytes"
+	}
+	return ""
+}
+
+// maxRewind and maxRewindBytes are beyond what any server keeps, and small enough
+// to count with.
+const (
+	maxRewind      = 3650 * 24 * time.Hour
+	maxRewindBytes = 1024 * tiB
+)
+
+func checkRewind(text string) string {
+	var r Rewind
+	if err := r.UnmarshalText([]byte(text)); err == nil && (r.Age > maxRewind || r.Bytes > maxRewindBytes) {
+		return "is more than 3650d or 1024TiB"
+	}
+	return ""
+}
+
+// checkToken is for a token that an HTTP header can hold (RFC 6750).
+func checkToken(token string) string {
+	if token != "" && !bearerToken.MatchString(token) {
+		return "is not a bearer token: a-z, A-Z, 0-9 and -._~+/, with = at the end"
+	}
+	return ""
 }
 
 func checkBroker(broker string) string {
@@ -118,20 +170,20 @@ func isPort(text string, least uint64) bool {
 }
 
 func checkTopic(name string) string {
-	if name == "" || name == "." || name == ".." || len(name) > maxTopicLength || !topicName.MatchString(name) {
+	if topicname.Check(name) != nil {
 		return "is not a Kafka topic: 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'"
 	}
 	return ""
 }
 
 // checkTemplate is for a topic with placeholders in braces.
-func checkTemplate(template string) string {
-	literal, placeholders, ok := splitTemplate(template)
-	if !ok {
-		return "has a { or } without its partner"
+func checkTemplate(text string) string {
+	t, err := template.Parse(text)
+	if err != nil {
+		return err.Error()
 	}
-	for _, placeholder := range placeholders {
-		column, isColumn := strings.CutPrefix(placeholder, "column:")
+	for _, placeholder := range t.Placeholders() {
+		column, isColumn := template.Column(placeholder)
 		switch {
 		case placeholder == "type" || placeholder == "aggregate_type":
 		case isColumn && checkIdentifier(column) == "":
@@ -139,51 +191,21 @@ func checkTemplate(template string) string {
 			return "has an unknown placeholder; there are {type}, {aggregate_type} and {column:NAME}"
 		}
 	}
-	if len(placeholders) == 0 {
+	literal, whole := t.Literal()
+	if whole {
 		return checkTopic(literal)
 	}
-	if len(literal) > maxTopicLength || !topicName.MatchString(literal) {
+	if len(literal) > topicname.MaxLen || !topicname.Characters(literal) {
 		return "has characters that no Kafka topic has; there are a-z, A-Z, 0-9, '.', '_' and '-'"
 	}
 	return ""
 }
 
-// splitTemplate returns a template's text outside braces and the names in them.
-func splitTemplate(template string) (literal string, placeholders []string, ok bool) {
-	for {
-		before, rest, found := strings.Cut(template, "{")
-		if strings.Contains(before, "}") {
-			return "", nil, false
-		}
-		literal += before
-		if !found {
-			return literal, placeholders, true
-		}
-		placeholder, after, closed := strings.Cut(rest, "}")
-		if !closed || strings.Contains(placeholder, "{") {
-			return "", nil, false
-		}
-		placeholders = append(placeholders, placeholder)
-		template = after
-	}
-}
-
-// TemplateColumns returns the names of the columns in a template's {column:NAME}.
-func TemplateColumns(template string) (names []string) {
-	_, placeholders, _ := splitTemplate(template)
-	for _, placeholder := range placeholders {
-		if column, ok := strings.CutPrefix(placeholder, "column:"); ok {
-			names = append(names, column)
-		}
-	}
-	return names
-}
-
-func checkRuleTopic(template string) string {
-	if template == "" {
+func checkRuleTopic(text string) string {
+	if text == "" {
 		return "" // discards
 	}
-	return checkTemplate(template)
+	return checkTemplate(text)
 }
 
 func checkKey(field string) string {
@@ -236,7 +258,7 @@ func checkRegistry(text string) string {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port(), 1):
 		return "is not a URL such as https://registry:8081"
 	case u.User != nil:
 		return "has credentials; give them in value.avro.username and value.avro.password"
@@ -246,17 +268,17 @@ func checkRegistry(text string) string {
 	return ""
 }
 
-func checkSubject(template string) string {
-	_, placeholders, ok := splitTemplate(template)
-	if !ok {
-		return "has a { or } without its partner"
+func checkSubject(text string) string {
+	t, err := template.Parse(text)
+	if err != nil {
+		return err.Error()
 	}
-	for _, placeholder := range placeholders {
+	for _, placeholder := range t.Placeholders() {
 		if placeholder != "topic" && placeholder != "type" && placeholder != "aggregate_type" {
 			return "has an unknown placeholder; there are {topic}, {type} and {aggregate_type}"
 		}
 	}
-	if template == "" {
+	if text == "" {
 		return "must not be empty"
 	}
 	return ""

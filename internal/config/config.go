@@ -11,7 +11,7 @@
 //	yaml      the key's name in the file
 //	default   its default, written as in the file; absent: empty, 0 or false
 //	enum      the words allowed, separated by commas
-//	min       the least number, duration or size allowed
+//	min, max  the least and the most number, duration or size allowed
 //	check     the rule for its text, by its name in [checks]
 //	required  "yes": the key has no default and must be given
 //	unbuilt   what this version refuses: "*" for every value but the default
@@ -19,7 +19,10 @@
 //	          commas. Take the word out when the feature is built.
 package config
 
-import _ "embed" // Example is embedded.
+import (
+	_ "embed" // Example is embedded.
+	"strings"
+)
 
 // DefaultPath is the file that is read when no other is named.
 const DefaultPath = "outboxd.yaml"
@@ -51,10 +54,39 @@ type Config struct {
 	Errors Errors `yaml:"errors"`
 	// Retention removes outbox rows that Kafka has acknowledged.
 	Retention Retention `yaml:"retention"`
+	// Reconcile compares the outbox with what Kafka holds, now and then.
+	Reconcile Reconcile `yaml:"reconcile"`
 	// HTTP serves the status page, metrics and health checks.
 	HTTP HTTP `yaml:"http"`
+	// Monitor watches what is not outboxd itself.
+	Monitor Monitor `yaml:"monitor"`
 	// Log is what is logged, and how.
 	Log Log `yaml:"log"`
+	// Tuning has a switch for each thing that makes outboxd faster or smaller.
+	Tuning Tuning `yaml:"tuning"`
+
+	// origins are where the keys that were given come from, by path.
+	origins map[string]place
+	file    string
+	// secretFiles are the files that secrets stand in, some more than once.
+	secretFiles []string
+}
+
+// Problem returns something that is wrong with the value of a key, such as
+// kafka.tls.ca, with the place that the value comes from. Of a key that was not
+// given it is the place of the nearest group that was.
+func (c *Config) Problem(key, message string) Problem {
+	p := Problem{Key: key, Message: message, File: c.file}
+	for path := key; path != ""; path = path[:max(0, strings.LastIndexAny(path, ".["))] {
+		if at, given := c.origins[path]; given {
+			p.Line, p.Variable = at.line, at.variable
+			break
+		}
+	}
+	if p.Variable != "" {
+		p.File, p.Line = "", 0
+	}
+	return p
 }
 
 // Default returns the configuration of an empty file. The keys without a

@@ -72,16 +72,24 @@ func (l *loader) decodeList(k *key, field reflect.Value, n *node, at place) {
 		// One reference may stand for the whole list: ${BROKERS}.
 		list, replaced, err := l.substitute(n.text)
 		if err != nil {
-			l.report(at, "%s", err)
+			l.reportReference(at, err)
 			return
 		}
 		if replaced {
-			at.hidden = true
+			at.hidden, at.references = true, references(n.text)
+			l.origins[at.key] = at
 			l.setList(k, field, list, at)
 			return
 		}
 	}
-	if !l.expect(sequence, k, n, at) || len(n.items) == 0 || !l.built(k, at) {
+	if !l.expect(sequence, k, n, at) {
+		return
+	}
+	if len(n.items) == 0 {
+		field.SetZero()
+		return
+	}
+	if !l.built(k, at) {
 		return
 	}
 	list := reflect.MakeSlice(field.Type(), len(n.items), len(n.items))
@@ -131,6 +139,7 @@ func (l *loader) decodeMap(k *key, field reflect.Value, n *node, at place) {
 			continue
 		}
 		value := reflect.New(element.typ).Elem()
+		l.origins[name.key] = name
 		if n := e.value; n.kind == integer || n.kind == float || n.kind == boolean {
 			// What these maps hold is text by nature, as Kafka's retention.ms: 1000.
 			l.setScalar(element, value, n.text, name)
@@ -157,6 +166,7 @@ func (l *loader) decodePairs(k *key, field reflect.Value, n *node, at place) {
 			continue
 		}
 		value := reflect.New(element.typ).Elem()
+		l.origins[name.key] = name
 		l.decodeScalar(element, value, e.value, name)
 		pairs = append(pairs, Pair{e.key, value.String()})
 	}
@@ -168,15 +178,17 @@ func (l *loader) decodeScalar(k *key, field reflect.Value, n *node, at place) {
 	value := n.text
 	switch {
 	case n.kind == text:
+		l.noteSecret(k, field, value)
 		substituted, replaced, err := l.substitute(value)
 		if err != nil {
-			l.report(at, "%s", err)
+			l.reportReference(at, err)
 			return
 		}
 		if replaced {
 			// The text is of any type now, and perhaps a secret.
-			at.hidden = true
+			at.hidden, at.references = true, references(n.text)
 			l.origins[at.key] = at
+			defer l.remember(field, n.text)
 		} else if typ := field.Kind(); typ == reflect.Bool || typ == reflect.Int {
 			l.expectKind(false, k, n, at)
 			return
@@ -235,8 +247,10 @@ func (l *loader) setScalar(k *key, field reflect.Value, value string, at place) 
 		complaint = "is not one of " + showAll(k.enum)
 	case slices.Contains(k.unbuilt, value), k.isUnbuilt() && parsed.Interface() != defaultOf(k):
 		complaint = "is not built yet; this version has " + showAll(k.builtWords())
-	case below(parsed, k.min):
+	case beyond(parsed, k.min, -1):
 		complaint = "is less than " + k.min
+	case beyond(parsed, k.max, 1):
+		complaint = "is more than " + k.max
 	case k.check != nil && !(value == "" && k.required):
 		complaint = k.check(value) // an empty required key gets a clearer message later
 	}
@@ -245,6 +259,18 @@ func (l *loader) setScalar(k *key, field reflect.Value, value string, at place) 
 		return
 	}
 	field.Set(parsed)
+}
+
+// remember lets a secret that was set read its files again.
+func (l *loader) remember(field reflect.Value, template string) {
+	secret, ok := field.Addr().Interface().(*Secret)
+	if !ok || !strings.Contains(template, "${file:") {
+		return
+	}
+	secret.from = &reference{template, func(template string) (string, error) {
+		text, _, err := l.substitute(template)
+		return text, err
+	}}
 }
 
 func defaultOf(k *key) any {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"slices"
@@ -32,6 +33,22 @@ func checkDSN(dsn string) string {
 		}
 	}
 	return "is not a PostgreSQL connection string"
+}
+
+// CurrentDSN returns DSN with the files in it read again. It is checked as it was
+// when the configuration was loaded, since the driver's own message might show a
+// password.
+func (p Postgres) CurrentDSN() (string, error) {
+	dsn, err := p.DSN.Current()
+	if err == nil {
+		if complaint := checkDSN(dsn); complaint != "" {
+			err = errors.New("the value " + complaint)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("postgres.dsn: %w", err)
+	}
+	return dsn, nil
 }
 
 // dsnComplaints are the driver's messages by their beginnings.
@@ -75,13 +92,17 @@ func RedactDSN(dsn string) string {
 // misread tells a URL that is not split where its author meant: one with an
 // unescaped /, ? or # in the password, so that an @ is left over behind it.
 func misread(dsn string) bool {
-	u, err := url.Parse(dsn)
-	if err != nil || u.Scheme == "" {
+	if !isURL(dsn) {
 		return false // key=value pairs
 	}
 	_, afterScheme, _ := strings.Cut(dsn, "://")
 	authority := strings.IndexAny(afterScheme, "/?#")
 	return authority >= 0 && strings.Contains(afterScheme[authority:], "@")
+}
+
+// isURL tells a URL from key=value pairs as the driver does.
+func isURL(dsn string) bool {
+	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
 }
 
 // address returns host:port, where a host can also be a socket's directory.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -24,7 +25,14 @@ func Load(path string, env []string) (*Config, error) {
 	return load(cmp.Or(path, DefaultPath), env, readFile)
 }
 
-func load(path string, env []string, readFile func(string) ([]byte, error)) (*Config, error) {
+// LoadWithout is Load for a use that needs none of the named keys, nor those of named
+// groups: they may be missing, and what a ${} in them names need not be there. Such a
+// key has its default, or is empty. What is given is checked all the same.
+func LoadWithout(path string, env []string, keys ...string) (*Config, error) {
+	return load(cmp.Or(path, DefaultPath), env, readFile, keys...)
+}
+
+func load(path string, env []string, readFile func(string) ([]byte, error), without ...string) (*Config, error) {
 	l := &loader{
 		path:     path,
 		readFile: readFile,
@@ -32,6 +40,7 @@ func load(path string, env []string, readFile func(string) ([]byte, error)) (*Co
 		config:   Default(),
 		origins:  map[string]place{},
 		refused:  map[string]bool{},
+		without:  without,
 	}
 	l.findOverrides()
 	read := l.decodeFile()
@@ -44,6 +53,7 @@ func load(path string, env []string, readFile func(string) ([]byte, error)) (*Co
 		return nil, err
 	}
 	l.config.Kafka.addDefaultPort()
+	l.config.origins, l.config.file, l.config.secretFiles = l.origins, l.path, l.secretFiles
 	return l.config, nil
 }
 
@@ -58,6 +68,9 @@ type loader struct {
 	origins   map[string]place // of the keys and groups that were given, by path
 	refused   map[string]bool  // the keys that have a problem, by path
 	problems  []Problem
+	without   []string // keys and groups that need not be there
+
+	secretFiles []string // those that secrets stand in
 }
 
 // place is where a value comes from, for messages about it.
@@ -66,6 +79,8 @@ type place struct {
 	line     int
 	variable string
 	hidden   bool // the value must not be shown
+	// references are what the text names in ${}, as it is written there.
+	references []string
 }
 
 // show returns a value as a message names it.
@@ -94,7 +109,7 @@ func (l *loader) decodeFile() bool {
 	case errors.Is(err, fs.ErrNotExist) && l.path == DefaultPath && l.nothingMissing():
 		return true
 	case errors.Is(err, fs.ErrNotExist) && l.path == DefaultPath:
-		l.report(place{}, "no such file; write one, name another with --config, or set %s", strings.Join(requiredVariables(), " and "))
+		l.report(place{}, "no such file; write one, name another with --config, or set %s", strings.Join(l.requiredVariables(), " and "))
 		return false
 	case err != nil:
 		l.report(place{}, "cannot read the file: %s", reason(err))
@@ -115,17 +130,38 @@ func (l *loader) decodeFile() bool {
 // nothingMissing tells whether the environment gives all that has no default.
 func (l *loader) nothingMissing() bool {
 	for k := range schema().leaves() {
-		if k.required && l.overrides[k] == "" {
+		if l.requires(k) && l.overrides[k] == "" {
 			return false
 		}
 	}
 	return true
 }
 
-func requiredVariables() []string {
+// requires tells a key that has no default and must be given.
+func (l *loader) requires(k *key) bool { return k.required && !l.dispensable(k.path) }
+
+// dispensable tells a key that need not be there, although it may be one of those
+// that must be given.
+func (l *loader) dispensable(path string) bool {
+	return slices.ContainsFunc(l.without, func(name string) bool {
+		rest, found := strings.CutPrefix(path, name)
+		return found && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// reportReference reports a ${} that cannot be replaced.
+func (l *loader) reportReference(at place, err error) {
+	if l.dispensable(at.key) {
+		l.refused[at.key] = true
+		return
+	}
+	l.report(at, "%s", err)
+}
+
+func (l *loader) requiredVariables() []string {
 	var names []string
 	for k := range schema().leaves() {
-		if k.required {
+		if l.requires(k) {
 			names = append(names, k.variable)
 		}
 	}
@@ -135,7 +171,7 @@ func requiredVariables() []string {
 // checkMissing reports the keys without a default that nothing gives.
 func (l *loader) checkMissing() {
 	for k := range schema().leaves() {
-		if !k.required || k.of(l.config).Len() > 0 || l.refused[k.path] {
+		if !l.requires(k) || !isEmpty(k.of(l.config)) || l.refused[k.path] {
 			continue
 		}
 		if at, given := l.origins[k.path]; given {
@@ -145,6 +181,14 @@ func (l *loader) checkMissing() {
 		group := l.origins[k.path[:strings.LastIndex(k.path, ".")]]
 		l.report(place{key: k.path, line: group.line}, "missing; give it here or as %s", k.variable)
 	}
+}
+
+// isEmpty tells a required key's field without a value.
+func isEmpty(field reflect.Value) bool {
+	if secret, ok := field.Interface().(Secret); ok {
+		return secret.IsEmpty()
+	}
+	return field.Len() == 0
 }
 
 // readFile is os.ReadFile with a bound.

@@ -37,6 +37,7 @@ func mustLoad(t *testing.T, text string, env ...string) *Config {
 	if err != nil {
 		t.Fatalf("load: %v", err)
 	}
+	config.origins, config.file, config.secretFiles = nil, "", nil // so that two can be compared
 	return config
 }
 
@@ -69,8 +70,8 @@ log: {level: debug, format: json}
 `)
 	want := Default()
 	want.Postgres = Postgres{
-		DSN:  "postgres://app:pw@db1,db2/shop?target_session_attrs=read-write",
-		Slot: "orders_1", Publication: "outboxd", Mode: "wal", Failover: "on",
+		DSN:  NewSecret("postgres://app:pw@db1,db2/shop?target_session_attrs=read-write"),
+		Slot: "orders_1", Publication: "outboxd", Mode: "wal", Failover: "on", Origin: "any",
 	}
 	want.Outbox.Table = Table{Schema: "My Schema", Name: "Out.Box"}
 	want.Outbox.Columns.Version = "v"
@@ -84,7 +85,7 @@ log: {level: debug, format: json}
 		Brokers: []string{"k1:9092", "k2:9093", "[::1]:9092"}, ClientID: "outboxd", Compression: "zstd",
 		Linger: 5 * time.Millisecond, MaxBuffered: 1 << 30,
 		TLS:  TLS{Enabled: true, CA: "/ca.pem", Cert: "/c.pem", Key: "/k.pem", ServerName: "kafka"},
-		SASL: SASL{Mechanism: "SCRAM-SHA-512", Username: "app", Password: "12345"},
+		SASL: SASL{Mechanism: "SCRAM-SHA-512", Username: "app", Password: NewSecret("12345")},
 	}
 	want.Delivery.Store = "file"
 	want.Delivery.File = "/var/lib/outboxd/position"
@@ -115,7 +116,7 @@ http: {listen: "127.0.0.1:9188"}
 log: {level: info, format: auto}
 `)
 	want := Default()
-	want.Postgres.DSN = "host=db user=app"
+	want.Postgres.DSN = NewSecret("host=db user=app")
 	want.Kafka.Brokers = []string{"k1:9092"}
 	if !reflect.DeepEqual(config, want) {
 		t.Errorf("got  %+v\nwant %+v", config, want)
@@ -180,7 +181,7 @@ kafka:
 		"/user":     "app\r\n",
 		"/password": nasty + "\n\n",
 	}
-	config, err := load(DefaultPath, []string{"DSN=host=db password='" + `x: #y"` + "'", "CREATE=false", "B1=k1", "N=2", "SIZE=1000", "LINGER=1s"}, fs.read)
+	config, err := load(DefaultPath, []string{"DSN=host=db password='" + `x: #y"` + "'", "CREATE=false", "B1=k1", "N=2", "SIZE=3000000", "LINGER=1s"}, fs.read)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +190,17 @@ kafka:
 	}
 	if got, want := config.Kafka.SASL.Password.Reveal(), nasty+"\n"; got != want {
 		t.Errorf("password %q, want %q", got, want)
+	}
+	fs["/password"] = "rotated\n"
+	if got, err := config.Kafka.SASL.Password.Current(); got != "rotated" || err != nil {
+		t.Errorf("a password that was replaced is %q, %v", got, err)
+	}
+	delete(fs, "/password")
+	if _, err := config.Kafka.SASL.Password.Current(); err == nil || err.Error() != "${file:/password}: file does not exist" {
+		t.Errorf("a password whose file is gone: %v", err)
+	}
+	if got, err := config.Postgres.DSN.Current(); got != config.Postgres.DSN.Reveal() || err != nil {
+		t.Errorf("a secret without a file is %q, %v", got, err)
 	}
 	if got, want := config.Kafka.SASL.Username, "app"; got != want {
 		t.Errorf("username %q, want %q", got, want)
@@ -199,7 +211,7 @@ kafka:
 	if got, want := config.Kafka.Brokers, []string{"k1:9092", "b2:92"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("brokers %q, want %q", got, want)
 	}
-	if config.Postgres.Create || config.Kafka.MaxBuffered != 1000 || config.Kafka.Linger != time.Second {
+	if config.Postgres.Create || config.Kafka.MaxBuffered != 3000000 || config.Kafka.Linger != time.Second {
 		t.Errorf("create %t, max_buffered %s, linger %s", config.Postgres.Create, config.Kafka.MaxBuffered, config.Kafka.Linger)
 	}
 

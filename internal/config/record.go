@@ -28,13 +28,14 @@ type Value struct {
 	// Avro encodes values by a schema registry.
 	Avro Avro `yaml:"avro"`
 	// Schema is a JSON Schema file for each event type; a payload that does not
-	// fit is a poison event. Types that are not listed pass. Defaults to none.
+	// match is a poison event. Types that are not listed pass. Defaults to none.
 	Schema map[string]string `yaml:"schema"`
 	// Mask removes, hashes or encrypts parts of the payload. It is the one case
 	// in which payload bytes change. Defaults to none.
-	Mask []Mask `yaml:"mask" unbuilt:"*"`
-	// Keys are the keys that Mask uses, by name. Defaults to none.
-	Keys map[string]Secret `yaml:"keys" unbuilt:"*"`
+	Mask []Mask `yaml:"mask"`
+	// Keys are the keys that Mask uses, by name: ID:BASE64 to encrypt with, any other
+	// text of 16 bytes or more to hash with. Defaults to none.
+	Keys map[string]Secret `yaml:"keys"`
 }
 
 // Debezium is the form of records that Debezium's outbox event router writes, byte
@@ -97,7 +98,7 @@ type Avro struct {
 
 // Mask changes one part of the payload.
 type Mask struct {
-	// Path is the part, as a JSONPath such as $.card.number. It has no default.
+	// Path is the part, as a JSONPath (RFC 9535) such as $.card.number. It has no default.
 	Path string `yaml:"path" required:"yes"`
 	// How is remove, hash or encrypt. It has no default.
 	How string `yaml:"how" enum:"remove,hash,encrypt" required:"yes"`

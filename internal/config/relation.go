@@ -2,8 +2,11 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
+
+	"outboxd/internal/template"
 )
 
 // checkRelations checks keys against each other. A relation with a key that has
@@ -14,6 +17,12 @@ func (l *loader) checkRelations() {
 	l.checkTLS("kafka.tls", l.config.Kafka.TLS)
 	l.checkSASL("kafka.sasl", l.config.Kafka.SASL)
 	l.checkAvro(l.config.Value)
+	l.checkMask()
+	l.checkForbidden()
+	l.checkHeaders()
+
+	l.checkHTTP(l.config.HTTP)
+	l.checkRetention(l.config.Retention)
 
 	delivery, retry := l.config.Delivery, l.config.Errors.Retry
 	l.require(delivery.Store != "file" || delivery.File != "",
@@ -22,6 +31,8 @@ func (l *loader) checkRelations() {
 		"must not be file with delivery.guarantee exactly_once: the position is committed in the same Kafka transaction as its events", "delivery.store", "delivery.guarantee")
 	l.require(delivery.Rewind.IsZero() || delivery.Store != "slot" || delivery.Guarantee == "exactly_once",
 		"needs delivery.store file or kafka: the slot itself is what is held back", "delivery.rewind", "delivery.store")
+	l.require(l.config.Errors.DeadLetterTopic != delivery.Topic,
+		"is the topic of delivery.topic, which keeps positions; name another", "errors.dead_letter_topic", "delivery.topic")
 	l.require(retry.Min <= retry.Max,
 		"is more than errors.retry.max", "errors.retry.min", "errors.retry.max")
 }
@@ -82,12 +93,12 @@ func (l *loader) checkColumns() {
 func (l *loader) checkAvro(v Value) {
 	const format, registry, username, password = "value.format", "value.avro.registry", "value.avro.username", "value.avro.password"
 	a := v.Avro
-	l.require(v.Format != "avro" || a.Registry != "", "must not be empty; "+format+" avro needs it", registry, format)
-	l.require(v.Format == "avro" || l.given(format) || a.Registry == "", "has no effect without "+format+": avro", registry, format)
-	l.require(a.Username == "" || a.Password != "", "must not be empty; "+username+" needs it", password, username)
-	l.require(a.Password == "" || a.Username != "", "must not be empty; "+password+" needs it", username, password)
+	l.require(v.Format != "avro" || !a.Registry.IsEmpty(), "must not be empty; "+format+" avro needs it", registry, format)
+	l.require(v.Format == "avro" || l.given(format) || a.Registry.IsEmpty(), "has no effect without "+format+": avro", registry, format)
+	l.require(a.Username == "" || !a.Password.IsEmpty(), "must not be empty; "+username+" needs it", password, username)
+	l.require(a.Password.IsEmpty() || a.Username != "", "must not be empty; "+password+" needs it", username, password)
 	l.checkTLS("value.avro.tls", a.TLS)
-	l.require(!a.TLS.Enabled || a.Registry == "" || strings.HasPrefix(a.Registry.Reveal(), "https:"),
+	l.require(!a.TLS.Enabled || a.Registry.IsEmpty() || strings.HasPrefix(a.Registry.Reveal(), "https:"),
 		"must begin with https:; value.avro.tls.enabled needs it", registry, "value.avro.tls.enabled")
 	if v.Format == "avro" {
 		for _, field := range []string{"type", "aggregate_type"} {
@@ -128,9 +139,9 @@ func (l *loader) checkDebezium() {
 
 // requireTemplate reports the fields that a topic's template uses but that have no
 // column.
-func (l *loader) requireTemplate(template, user string) {
-	_, placeholders, _ := splitTemplate(template)
-	for _, field := range placeholders {
+func (l *loader) requireTemplate(text, user string) {
+	t, _ := template.Parse(text)
+	for _, field := range t.Placeholders() {
 		l.requireColumn(field, user, "{"+field+"}")
 	}
 }
@@ -142,6 +153,25 @@ func (l *loader) requireColumn(field, user, use string) {
 		return // {column:NAME}, which names its column
 	}
 	l.require(k.of(l.config).String() != "", "must not be empty; "+strings.TrimSpace(user+" "+use)+" needs it", k.path, user)
+}
+
+// checkMask checks that there is a key exactly where one is used.
+func (l *loader) checkMask() {
+	v := l.config.Value
+	used := make(map[string]bool)
+	for i, m := range v.Mask {
+		key := fmt.Sprintf("value.mask[%d].key", i)
+		if used[m.Key] = true; m.How == "remove" {
+			l.require(m.Key == "", "has no effect with how: remove", key, "value.mask")
+			continue
+		}
+		l.require(m.Key != "", "must not be empty; how: "+m.How+" needs it", key, "value.mask")
+		_, there := v.Keys[m.Key]
+		l.require(there || m.Key == "", show(m.Key)+" is none of value.keys", key, "value.mask")
+	}
+	for name := range v.Keys {
+		l.require(used[name] || l.given("value.mask"), "has no effect without value.mask", "value.keys."+name)
+	}
 }
 
 // checkTLS refuses what would otherwise connect less safely than was meant.
@@ -161,16 +191,60 @@ func (l *loader) checkTLS(group string, tls TLS) {
 // checkSASL checks that there are credentials exactly when they are used.
 func (l *loader) checkSASL(group string, sasl SASL) {
 	mechanism, username, password := group+".mechanism", group+".username", group+".password"
+	tokenURL, token := group+".token_url", group+".token"
+	needs := "must not be empty; " + mechanism + " " + sasl.Mechanism + " needs it"
+	if sasl.Mechanism != "OAUTHBEARER" {
+		const only = "has no effect without kafka.sasl.mechanism OAUTHBEARER"
+		decided := sasl.Mechanism == "" && l.given(mechanism)
+		l.require(decided || sasl.TokenURL == "", only, tokenURL, mechanism)
+		l.require(decided || sasl.TokenCA == "", only, group+".token_ca", mechanism)
+		l.require(decided || sasl.Scope == "", only, group+".scope", mechanism)
+		l.require(decided || sasl.Token.IsEmpty(), only, token, mechanism)
+		l.require(decided || len(sasl.Extensions) == 0, only, group+".extensions", mechanism)
+	}
 	switch sasl.Mechanism {
 	case "":
 		decided := l.given(mechanism)
 		l.require(decided || sasl.Username == "", "has no effect without "+mechanism, username)
-		l.require(decided || sasl.Password == "", "has no effect without "+mechanism, password)
+		l.require(decided || sasl.Password.IsEmpty(), "has no effect without "+mechanism, password)
 	case "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512":
-		complaint := "must not be empty; " + mechanism + " " + sasl.Mechanism + " needs it"
-		l.require(sasl.Username != "", complaint, username, mechanism)
-		l.require(sasl.Password != "", complaint, password, mechanism)
+		l.require(sasl.Username != "", needs, username, mechanism)
+		l.require(!sasl.Password.IsEmpty(), needs, password, mechanism)
+	case "OAUTHBEARER":
+		if sasl.TokenURL == "" {
+			l.require(!sasl.Token.IsEmpty(), "must not be empty, unless "+token+" is given", tokenURL, mechanism)
+			const only = "has no effect without kafka.sasl.token_url"
+			l.require(sasl.Username == "", only, username, tokenURL)
+			l.require(sasl.Password.IsEmpty(), only, password, tokenURL)
+			l.require(sasl.TokenCA == "", only, group+".token_ca", tokenURL)
+			l.require(sasl.Scope == "", only, group+".scope", tokenURL)
+			return
+		}
+		l.require(sasl.Token.IsEmpty(), "must be empty with "+tokenURL+": it is either this token, or one from there", token, tokenURL)
+		l.require(sasl.Username != "", needs, username, mechanism)
+		l.require(!sasl.Password.IsEmpty(), needs, password, mechanism)
+		u, err := url.Parse(sasl.TokenURL)
+		l.require(err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http"), "is no http(s) URL", tokenURL)
+	case "AWS_MSK_IAM":
+		l.require(sasl.Username == "" || !sasl.Password.IsEmpty(), "must not be empty; "+username+" needs it", password, username)
+		l.require(sasl.Password.IsEmpty() || sasl.Username != "", "must not be empty; "+password+" needs it", username, password)
 	}
+}
+
+// checkRetention checks that there is a table to remove rows from, and one to move them
+// to.
+func (l *loader) checkRetention(r Retention) {
+	const mode, archive = "retention.mode", "retention.archive_table"
+	l.require(r.Mode == "off" || l.config.Outbox.Table != Table{}, "must be off: outbox.table is empty", mode, "outbox.table")
+	l.require(r.Mode != "archive" || r.ArchiveTable != Table{}, "must not be empty; "+mode+" archive needs it", archive, mode)
+	l.require(r.Mode == "archive" || l.given(mode) || r.ArchiveTable == Table{}, "has no effect without "+mode+": archive", archive)
+	l.require(r.ArchiveTable == Table{} || r.ArchiveTable != l.config.Outbox.Table, "must not be outbox.table", archive, "outbox.table")
+}
+
+// checkHTTP refuses half a certificate.
+func (l *loader) checkHTTP(h HTTP) {
+	l.require(h.TLS.Cert == "" || h.TLS.Key != "", "must not be empty; http.tls.cert needs it", "http.tls.key", "http.tls.cert")
+	l.require(h.TLS.Key == "" || h.TLS.Cert != "", "must not be empty; http.tls.key needs it", "http.tls.cert", "http.tls.key")
 }
 
 func (l *loader) given(key string) bool {

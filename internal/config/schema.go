@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ type key struct {
 
 	deflt    string
 	enum     []string
-	min      string
+	min, max string
 	check    func(string) string
 	required bool
 	unbuilt  []string // values; or unbuiltKey
@@ -45,12 +46,16 @@ func keysOf(typ reflect.Type, parent *key) []*key {
 	var keys []*key
 	for i := range typ.NumField() {
 		field := typ.Field(i)
+		if !field.IsExported() {
+			continue
+		}
 		k := &key{
 			name:     field.Tag.Get("yaml"),
 			typ:      field.Type,
 			index:    slices.Concat(parent.index, []int{i}),
 			deflt:    field.Tag.Get("default"),
 			min:      field.Tag.Get("min"),
+			max:      field.Tag.Get("max"),
 			required: field.Tag.Get("required") == "yes",
 			unbuilt:  split(field.Tag.Get("unbuilt")),
 		}
@@ -149,6 +154,10 @@ func (k *key) setDefault(field reflect.Value) {
 	if k.deflt == "" {
 		return
 	}
+	if k.isTextList() {
+		field.Set(reflect.ValueOf(strings.Split(k.deflt, ",")))
+		return
+	}
 	if err := setText(field, k.deflt); err != nil {
 		panic(fmt.Sprintf("config: the default of %s: %v", k.path, err))
 	}
@@ -184,16 +193,17 @@ func setText(field reflect.Value, text string) error {
 	return nil
 }
 
-// below tells whether a scalar field's value is less than the text min.
-func below(field reflect.Value, min string) bool {
-	if min == "" {
+// beyond tells whether a scalar field's value is less (side -1) or more (side 1)
+// than the text bound; "" bounds nothing.
+func beyond(field reflect.Value, bound string, side int) bool {
+	if bound == "" {
 		return false
 	}
-	least := reflect.New(field.Type()).Elem()
-	if err := setText(least, min); err != nil {
-		panic(fmt.Sprintf("config: min %q: %v", min, err))
+	last := reflect.New(field.Type()).Elem()
+	if err := setText(last, bound); err != nil {
+		panic(fmt.Sprintf("config: bound %q: %v", bound, err))
 	}
-	return field.Int() < least.Int()
+	return cmp.Compare(field.Int(), last.Int()) == side
 }
 
 // want describes what a type's value looks like.
@@ -205,6 +215,12 @@ func want(typ reflect.Type) string {
 		return "a size such as 64MiB, 500KB or 1000000"
 	case reflect.TypeFor[Rewind]():
 		return "a duration or a size"
+	case reflect.TypeFor[Processors]():
+		return "auto or a number of processors"
+	case reflect.TypeFor[MemoryLimit]():
+		return "auto, off or a size such as 256MiB"
+	case reflect.TypeFor[Secret]():
+		return "text"
 	case reflect.TypeFor[Table]():
 		return "a table name such as public.outbox"
 	case reflect.TypeFor[Pairs]():

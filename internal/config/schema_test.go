@@ -33,7 +33,7 @@ func TestKeysAreWellDefined(t *testing.T) {
 			t.Errorf("%s: the default %q is not built", k.path, k.deflt)
 		}
 		if k.min != "" {
-			below(k.of(Default()), k.min) // panics unless min has the key's type
+			beyond(k.of(Default()), k.min, -1) // panics unless min has the key's type
 		}
 		if k.check != nil && k.isScalar() && !k.required {
 			if complaint := k.check(k.deflt); complaint != "" {
@@ -77,6 +77,8 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"OUTBOXD_KAFKA_SASL_USERNAME=u", "OUTBOXD_KAFKA_SASL_PASSWORD=p", "OUTBOXD_KAFKA_SASL_MECHANISM=",
 		"OUTBOXD_VALUE_FORMAT=raw", "OUTBOXD_VALUE_AVRO_REGISTRY=https://r", "OUTBOXD_VALUE_AVRO_USERNAME=u", "OUTBOXD_VALUE_AVRO_PASSWORD=p",
 		"OUTBOXD_VALUE_AVRO_TLS_CERT=c", "OUTBOXD_VALUE_AVRO_TLS_KEY=k", "OUTBOXD_VALUE_AVRO_TLS_ENABLED=false",
+		"OUTBOXD_HTTP_TLS_CERT=c", "OUTBOXD_HTTP_TLS_KEY=k",
+		"OUTBOXD_RETENTION_MODE=archive", "OUTBOXD_RETENTION_ARCHIVE_TABLE=x.y",
 		"OUTBOXD_KAFKA_TLS_CERT=c", "OUTBOXD_KAFKA_TLS_KEY=k", "OUTBOXD_KAFKA_TLS_ENABLED=false"}
 	special := map[string]string{
 		"postgres.dsn": "host=elsewhere",
@@ -87,7 +89,12 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"value.timestamp": "now",
 		"http.listen":     ":1",
 		"outbox.table":    "a.b",
-		"kafka.brokers":   "b:1",
+		"http.tls.cert":   "c",
+		"http.tls.key":    "k",
+
+		"retention.archive_table": "a.b",
+		"monitor.consumer_groups": "g",
+		"kafka.brokers":           "b:1",
 
 		"value.avro.registry": "https://elsewhere",
 	}
@@ -102,7 +109,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		config, err := loadText("", append(slices.Clone(needed), k.variable+"="+value)...)
 		switch {
 		case k.isUnbuilt() || slices.Contains(k.unbuilt, value):
-			if err == nil || !strings.HasPrefix(err.Error(), k.variable+": "+k.path+": ") || !strings.Contains(err.Error(), " is not built yet") {
+			if err == nil || !strings.HasPrefix(err.Error(), k.variable+": "+k.path+": ") || !strings.Contains(err.Error(), "not built yet") {
 				t.Errorf("%s=%s, which is not built: %v", k.variable, value, err)
 			}
 		case err != nil:
@@ -110,7 +117,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		default:
 			want := Default()
 			if k.isTextList() {
-				want.Kafka.Brokers = []string{value}
+				k.of(want).Set(reflect.ValueOf([]string{value}))
 			} else if err := setText(k.of(want), value); err != nil {
 				t.Fatal(err)
 			}
@@ -128,16 +135,18 @@ func otherValue(t *testing.T, k *key) string {
 		return k.enum[(slices.Index(k.enum, k.deflt)+1)%len(k.enum)]
 	}
 	switch k.typ {
-	case reflect.TypeFor[string](), reflect.TypeFor[Secret]():
+	case reflect.TypeFor[string](), reflect.TypeFor[Secret](), reflect.TypeFor[[]string]():
 		return "other"
 	case reflect.TypeFor[bool]():
 		return map[string]string{"true": "false", "false": "true"}[k.deflt]
-	case reflect.TypeFor[int]():
+	case reflect.TypeFor[int](), reflect.TypeFor[Processors]():
 		return "7"
 	case reflect.TypeFor[time.Duration](), reflect.TypeFor[Rewind]():
 		return "15s"
 	case reflect.TypeFor[ByteSize]():
-		return "3KiB"
+		return "3MiB"
+	case reflect.TypeFor[MemoryLimit]():
+		return "off"
 	}
 	t.Fatalf("%s: no other value for a %s", k.path, k.typ)
 	return ""
@@ -171,7 +180,7 @@ c.yaml:3: route.rules[1].topic: missing
 c.yaml:4: route.rules[2]: got text; want a mapping`},
 		{path: "route.create_topics.config", yaml: "{retention.ms: 1000, cleanup.policy: compact}",
 			want: map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}},
-		{path: "value.keys", yaml: "{a: one, b: '${B}'}", want: map[string]Secret{"a": "one", "b": "two"}},
+		{path: "value.keys", yaml: "{a: one, b: '${B}'}", want: map[string]Secret{"a": NewSecret("one"), "b": NewSecret("two")}},
 		{path: "value.keys", yaml: "{a: 1, a: 2, b: [x], c: '${C}'}",
 			err: `c.yaml:1: value.keys.a: duplicate key
 c.yaml:1: value.keys.b: got a list; want text

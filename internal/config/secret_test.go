@@ -22,7 +22,7 @@ kafka: {brokers: [k], tls: {enabled: true}, sasl: {mechanism: PLAIN, username: a
 	}
 	var out strings.Builder
 	for _, value := range []any{config, *config, config.Kafka.SASL, &config.Postgres, config.Kafka.SASL.Password,
-		&config.Kafka.SASL.Password, []Secret{hush}, map[string]Secret{"k": hush}} {
+		&config.Kafka.SASL.Password, []Secret{NewSecret(hush)}, map[string]Secret{"k": NewSecret(hush)}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "% x", "%08.3s", "%T"} {
 			fmt.Fprintf(&out, verb+"\n", value)
 		}
@@ -196,6 +196,7 @@ func TestRedactDSN(t *testing.T) {
 		"postgres://app:" + hush + "%40x@db/shop":                                    "postgres://app@db:5432/shop",
 		"postgres://app:1/" + hush + "@db/shop":                                      "[hidden]",
 		"postgres://app:1?" + hush + "@db/shop":                                      "[hidden]",
+		"postgres://app:1,x/" + hush + "@db/shop":                                    "[hidden]",
 		"postgres://app:1#" + hush + "@db/shop":                                      "[hidden]",
 		"postgres://app:" + hush + "@db:port/shop":                                   "[hidden]",
 		"host=db password=" + hush + " x":                                            "[hidden]",

@@ -5,7 +5,9 @@ type Postgres struct {
 	// DSN is the connection string: a URL or key=value pairs as libpq takes
 	// them, with several hosts and TLS options; what it leaves out comes from
 	// the PG* environment variables. It is a secret because it can hold a
-	// password; log it through [RedactDSN]. It has no default.
+	// password. It has no default.
+	//
+	// Log it through [RedactDSN].
 	DSN Secret `yaml:"dsn" required:"yes" check:"dsn"`
 	// Slot is the logical replication slot. Two connectors on one database need
 	// two slots. Defaults to outboxd.
@@ -13,19 +15,24 @@ type Postgres struct {
 	// Publication names the publication that holds the outbox table. Defaults
 	// to outboxd.
 	Publication string `yaml:"publication" default:"outboxd" check:"identifier"`
-	// Create makes the publication and the slot when they are missing. That
-	// needs more rights than reading does; turn it off where a migration makes
+	// Create creates the publication and the slot when they are missing. That
+	// needs more rights than reading does; turn it off where a migration creates
 	// them. Defaults to true.
 	Create bool `yaml:"create" default:"true"`
 	// Mode is how events are read: wal streams them from the write-ahead log;
 	// polling queries the table, for databases without logical replication, at
 	// the cost of load and latency. Defaults to wal.
 	Mode string `yaml:"mode" default:"wal" enum:"wal,polling" unbuilt:"polling"`
-	// Failover makes the slot one that PostgreSQL 17 and later copies to its
-	// standbys, so that it outlives the primary: on, which also changes a slot
-	// that is there, off, or auto, which makes a new slot one where the server
+	// Failover makes the slot a failover slot, which PostgreSQL 17 and later copies
+	// to its standbys, so that it outlives the primary: on, which also changes an
+	// existing slot; off; or auto, which creates a new slot as one where the server
 	// can. Defaults to auto.
 	Failover string `yaml:"failover" default:"auto" enum:"auto,on,off"`
+	// Origin is which rows are published: any, or none for those without a
+	// replication origin, that is, without rows that logical replication brought
+	// from another server, for databases that replicate to each other. Defaults to
+	// any.
+	Origin string `yaml:"origin" default:"any" enum:"any,none" unbuilt:"none"`
 }
 
 // Outbox says where in the database events are, and how to read them.
@@ -41,11 +48,11 @@ type Outbox struct {
 	// HeadersColumn is a json or jsonb column whose members become headers.
 	// Defaults to none.
 	HeadersColumn string `yaml:"headers_column" check:"column"`
-	// MessagePrefix also takes the messages that pg_logical_emit_message wrote
-	// with this prefix as events; they need no table. Defaults to none.
+	// MessagePrefix makes the messages that pg_logical_emit_message wrote with this
+	// prefix events, too; they need no table. Defaults to none.
 	MessagePrefix string `yaml:"message_prefix" check:"message prefix"`
-	// Backfill existing publishes, once, the rows that were in the table before
-	// the slot was made. Defaults to none.
+	// Backfill is what happens to rows that were in the table before the slot was
+	// created: none, or existing to publish them once. Defaults to none.
 	Backfill string `yaml:"backfill" default:"none" enum:"none,existing"`
 }
 
@@ -90,15 +97,22 @@ type Columns struct {
 // Route says which topic, key and partition an event gets.
 type Route struct {
 	// Topic is the topic of an event, with {type}, {aggregate_type} and
-	// {column:NAME} replaced by the event's. Topics per type can be subscribed to one by one; a single
-	// topic keeps the order between types. Defaults to outbox.event.{type}.
+	// {column:NAME} replaced by the event's. With the default an aggregate's events
+	// are in a topic for each type, and Kafka keeps no order between topics;
+	// outbox.event.{aggregate_type} keeps an aggregate's events in order. Defaults to
+	// outbox.event.{type}.
 	Topic string `yaml:"topic" default:"outbox.event.{type}" check:"template"`
-	// Regex makes the topic of a column by a regular expression, in place of
+	// Regex derives the topic from a column by a regular expression, in place of
 	// Topic.
 	Regex Regex `yaml:"regex"`
 	// Rules override Topic for some events; the first that matches wins.
 	// Defaults to none.
 	Rules []Rule `yaml:"rules"`
+	// Forbidden are patterns (* and ?) of topics that no event may be sent to: one
+	// whose topic matches is a poison event. What begins with __, and the topics
+	// of delivery.topic and errors.dead_letter_topic, are always forbidden.
+	// Defaults to _*.
+	Forbidden []string `yaml:"forbidden" default:"_*" check:"glob"`
 	// Key is the field that becomes the record key, or {column:NAME}, or none. Order is kept
 	// within a key, so none gives up order for an even spread; with any other
 	// a NULL key is a poison event. Defaults to aggregate_id.
@@ -106,11 +120,11 @@ type Route struct {
 	// Partition is an integer column that names the partition; NULL means by
 	// key. Defaults to none: always by key.
 	Partition string `yaml:"partition" check:"column"`
-	// CreateTopics makes topics that are missing.
+	// CreateTopics creates topics that are missing.
 	CreateTopics CreateTopics `yaml:"create_topics"`
 }
 
-// Regex makes a topic of a column's text: one that Match matches as a whole has its
+// Regex derives a topic from a column's text: one that Match matches as a whole has its
 // first match replaced, any other is the topic as it is. An empty Column turns it
 // off.
 type Regex struct {
@@ -129,19 +143,19 @@ type Rule struct {
 	Type string `yaml:"type" check:"glob"`
 	// AggregateType is a pattern for the aggregate's type. Defaults to any.
 	AggregateType string `yaml:"aggregate_type" check:"glob"`
-	// Topic is a template as in [Route]; "" discards the event. It has no
+	// Topic is a template like route.topic; "" discards the event. It has no
 	// default.
 	Topic string `yaml:"topic" required:"yes" check:"rule topic"`
 }
 
-// CreateTopics makes topics that are missing.
+// CreateTopics creates topics that are missing.
 type CreateTopics struct {
-	// Enabled makes them before the first record. When false, the brokers' own
+	// Enabled creates missing topics before their first record. When false, the brokers' own
 	// auto-creation decides, as for any producer. Defaults to false.
 	Enabled bool `yaml:"enabled" default:"false"`
-	// Partitions of a new topic. More spread the load further, but changing it
+	// Partitions of a new topic. More partitions spread the load further; adding some
 	// later moves keys. Defaults to 6.
-	Partitions int `yaml:"partitions" default:"6" min:"1"`
+	Partitions int `yaml:"partitions" default:"6" min:"1" max:"10000"`
 	// ReplicationFactor of a new topic; -1 leaves it to the brokers. Defaults
 	// to -1.
 	ReplicationFactor int `yaml:"replication_factor" default:"-1" check:"replication factor"`

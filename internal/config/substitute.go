@@ -61,3 +61,20 @@ func (l *loader) resolve(reference string) (string, error) {
 	}
 	return value, nil
 }
+
+// references returns what a text that substitute takes names in ${}, as it is
+// written there.
+func references(text string) (all []string) {
+	for {
+		before, rest, found := strings.Cut(text, "${")
+		if !found {
+			return all
+		}
+		text = rest
+		if strings.HasSuffix(before, "$") {
+			continue
+		}
+		reference, after, _ := strings.Cut(rest, "}")
+		all, text = append(all, "${"+reference+"}"), after
+	}
+}

@@ -125,3 +125,39 @@ func TestColumnForm(t *testing.T) {
 	wantError(t, err, `outboxd.yaml:4: route.topic: "a.{column:}" has an unknown placeholder; there are {type}, {aggregate_type} and {column:NAME}
 outboxd.yaml:5: route.key: "{column:" is not one of none, id, aggregate_type, aggregate_id, type, timestamp, version, schema_version, correlation_id, causation_id, traceparent, {column:NAME}`)
 }
+
+func TestProcessors(t *testing.T) {
+	for text, want := range map[string]Processors{"auto": 0, "1": 1, "4096": 4096} {
+		var got Processors
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: got %d (%s), %v", text, int(got), got, err)
+		}
+	}
+	for _, bad := range []string{"", "0", "-1", "4097", "Auto", "1.5"} {
+		if err := new(Processors).UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func TestMemoryLimit(t *testing.T) {
+	for text, want := range map[string]MemoryLimit{"auto": AutoMemoryLimit, "off": NoMemoryLimit, "32MiB": 32 << 20, "1GiB": 1 << 30} {
+		var got MemoryLimit
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: got %d (%s), %v", text, int64(got), got, err)
+		}
+	}
+	for _, bad := range []string{"", "0", "-1", "31MiB", "none", "1"} {
+		if err := new(MemoryLimit).UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	// As YAML, without quotes.
+	config := mustLoad(t, "postgres: {dsn: host=x}\nkafka: {brokers: [x]}\ntuning: {memory_limit: off, processors: 2}")
+	if config.Tuning.MemoryLimit != NoMemoryLimit || config.Tuning.Processors != 2 {
+		t.Errorf("%+v", config.Tuning)
+	}
+	if config = mustLoad(t, "postgres: {dsn: host=x}\nkafka: {brokers: [x]}\ntuning: {memory_limit: 100000000}"); config.Tuning.MemoryLimit != 1e8 {
+		t.Errorf("%+v", config.Tuning)
+	}
+}

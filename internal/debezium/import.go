@@ -213,6 +213,14 @@ func (im *importer) rest() {
 			im.ignored = append(im.ignored, line)
 			continue
 		}
+		if now, old := im.successor(name); old {
+			im.refuse(name, "it is the name of Debezium 1, which Debezium passes over since 2.0; write %s", im.spelling(now))
+			continue
+		}
+		if reason, ok := im.idle(name); ok {
+			im.ignored = append(im.ignored, im.spelling(name)+": "+reason+", so it does nothing in Kafka Connect either")
+			continue
+		}
 		switch {
 		case strings.HasPrefix(name, "column.mask."), strings.HasPrefix(name, "column.truncate."):
 			im.names[name], _, _ = strings.Cut(im.spelling(name), ".with.salt.") // behind it is a secret

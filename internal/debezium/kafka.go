@@ -21,6 +21,9 @@ func (im *importer) kafka() {
 		im.out.set(1, "brokers", `"${KAFKA_BROKERS}"`, "The connector's file does not say: set KAFKA_BROKERS to host:port,host:port, or write them here.")
 	}
 	if id := im.get(producer+"client.id", ""); id != "" {
+		if len(id) > 256 {
+			im.refuse(producer+"client.id", "it is longer than 256 bytes")
+		}
 		im.out.text(1, "client_id", literal(id))
 	}
 	switch c := im.get(producer+"compression.type", ""); c {
@@ -31,10 +34,15 @@ func (im *importer) kafka() {
 		im.refuse(producer+"compression.type", "%q is not one of none, gzip, snappy, lz4, zstd", clip(c))
 	}
 	if linger := im.get(producer+"linger.ms", ""); linger != "" {
-		if _, err := strconv.Atoi(linger); err != nil {
-			im.refuse(producer+"linger.ms", "%q is not a number", clip(linger))
+		ms, err := strconv.Atoi(linger)
+		if err != nil || ms < 0 || ms > 60_000 {
+			im.refuse(producer+"linger.ms", "%q is not a number of milliseconds up to 60000", clip(linger))
 		}
-		im.out.text(1, "linger", linger+"ms")
+		im.out.text(1, "linger", strconv.Itoa(ms)+"ms")
+	}
+	if size := im.get(producer+"max.request.size", ""); size != "" {
+		im.note("%s is %s: Kafka Connect's producer refuses a larger event, by its size before compression. outboxd sends what the topic takes (max.message.bytes, after compression), so a larger event may now arrive.",
+			im.spelling(producer+"max.request.size"), clip(size))
 	}
 	if acks := im.get(producer+"acks", "all"); acks != "all" && acks != "-1" {
 		im.note("%s is %s; outboxd waits for all replicas, always.", im.spelling(producer+"acks"), clip(acks))

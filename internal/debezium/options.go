@@ -80,7 +80,6 @@ var harmless = map[string]string{
 	"producer.override.batch.size":                          "",
 	"producer.override.buffer.memory":                       "see kafka.max_buffered",
 	"producer.override.max.block.ms":                        "reading waits for Kafka",
-	"producer.override.max.request.size":                    "the limit of each topic is asked for",
 	"producer.override.send.buffer.bytes":                   "",
 	"producer.override.receive.buffer.bytes":                "",
 	"producer.override.metadata.*":                          "",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // options are a connector's options as Kafka Connect has them. names says how the
@@ -23,6 +24,9 @@ func parse(file []byte) (*options, error) {
 	file = bytes.TrimSpace(bytes.TrimPrefix(file, []byte("\ufeff")))
 	if len(file) == 0 {
 		return nil, errors.New("the file is empty")
+	}
+	if !utf8.Valid(file) {
+		return nil, errors.New("the file is not UTF-8")
 	}
 	if file[0] == '{' {
 		return parseJSON(file)

@@ -1,6 +1,7 @@
 package debezium
 
 import (
+	"fmt"
 	"path"
 	"regexp"
 	"strings"
@@ -12,8 +13,7 @@ type table struct{ schema, name string }
 // source writes the postgres group.
 func (im *importer) source() {
 	im.dsn()
-	slot := im.get("slot.name", "debezium")
-	im.out.text(1, "slot", slot, "The slot is taken over as it is: stop the connector, then start outboxd.")
+	im.out.text(1, "slot", im.slot(), "The slot is taken over as it is: stop the connector, then start outboxd.")
 	if v := im.get("plugin.name", "decoderbufs"); v != "pgoutput" {
 		given := "it is missing, and Debezium's default is decoderbufs; "
 		if im.given("plugin.name") {
@@ -22,7 +22,7 @@ func (im *importer) source() {
 		im.refuse("plugin.name", "%soutboxd reads pgoutput, and PostgreSQL cannot change the plugin of a slot. "+
 			"Let Debezium itself go over to plugin.name pgoutput with a new slot first, then import again", given)
 	}
-	publication := im.get("publication.name", "dbz_publication")
+	publication := im.identifier("publication.name", "dbz_publication")
 	comment := "Taken over as it is; what it publishes beside inserts into the outbox is read and dropped."
 	switch im.choice("publication.autocreate.mode", "all_tables", "all_tables", "filtered", "disabled", "no_tables") {
 	case "all_tables":
@@ -166,13 +166,13 @@ func (im *importer) findTable() {
 		unknown("it must name one table, the outbox; it names %d", len(names))
 		return
 	}
-	m := regexp.MustCompile(`^"?(\w+)"?(?:\.|\\\.|\[\.\])"?(\w+)"?$`).FindStringSubmatch(names[0])
-	if m == nil {
-		unknown("%q is not SCHEMA.TABLE, so it is not known which table is the outbox", clip(names[0]))
+	schema, name, err := tableName(names[0])
+	if err != nil {
+		unknown("%s", fmt.Sprintf("%q %s", clip(names[0]), err))
 		return
 	}
-	im.table = table{m[1], m[2]}
-	if im.table.String() != m[1]+"."+m[2] {
+	im.table = table{schema, name}
+	if schema != strings.ToLower(schema) || name != strings.ToLower(name) {
 		im.note("table.include.list does not look at capitals; outbox.table does.")
 	}
 	// Filters of schemas besides: the outbox has to pass.
@@ -203,11 +203,5 @@ func (im *importer) filter(name, subject string, include bool) {
 
 // String returns the table as outboxd's configuration names it.
 func (t table) String() string {
-	quote := func(s string) string {
-		if s == strings.ToLower(s) {
-			return s
-		}
-		return `"` + s + `"`
-	}
-	return quote(t.schema) + "." + quote(t.name)
+	return quoteIdentifier(t.schema) + "." + quoteIdentifier(t.name)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // yaml is a file in the making.
@@ -16,9 +17,19 @@ func (y *yaml) bytes() []byte { return append(y.head.Bytes(), y.body.Bytes()...)
 
 func (y *yaml) preface(lines []string) {
 	for _, line := range lines {
-		y.head.WriteString(strings.TrimRight("# "+line, " ") + "\n")
+		y.head.WriteString(strings.TrimRight("# "+oneLine(line), " ") + "\n")
 	}
 	y.head.WriteString("\n")
+}
+
+// oneLine keeps a comment from ending before its text does.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) || r == '\ufeff' {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 func indent(depth int) string { return strings.Repeat("  ", depth) }
@@ -29,7 +40,7 @@ func (y *yaml) group(depth int, key string) { y.body.WriteString(indent(depth) +
 // set writes a key, with comments above it.
 func (y *yaml) set(depth int, key, value string, comments ...string) {
 	for _, c := range comments {
-		y.body.WriteString(indent(depth) + "# " + c + "\n")
+		y.body.WriteString(indent(depth) + "# " + oneLine(c) + "\n")
 	}
 	y.body.WriteString(indent(depth) + scalar(key) + ": " + value + "\n")
 }

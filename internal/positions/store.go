@@ -1,10 +1,10 @@
 // Package positions keeps the resume position in a compacted Kafka topic with
-// one partition. Each slot has its own key there; the newest committed record of
-// a key is its position.
+// one partition. Which record is a slot's position is told in claim.go.
 package positions
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"outboxd/internal/remedy"
 	"outboxd/offsets"
 )
 
@@ -38,6 +39,13 @@ type Store struct {
 	client  *kgo.Client
 	admin   *kadm.Client
 	checked bool // the topic is there and fits
+	// owner is this process, epoch its claim: 0 until it has one. newest is the
+	// highest claim that was loaded, and stale are the keys of the others.
+	owner  string
+	epoch  uint64
+	newest uint64
+	stale  []string
+	held   bool // the claim of epoch is known to be in the topic
 }
 
 // New makes the client. It does not connect.
@@ -54,33 +62,46 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure Kafka client for %s: %w", o.Topic, err)
 	}
-	return &Store{o: o, client: client, admin: kadm.NewClient(client)}, nil
+	return &Store{o: o, client: client, admin: kadm.NewClient(client), owner: rand.Text()}, nil
 }
 
 // Close ends the connections.
 func (s *Store) Close() { s.client.Close() }
 
-// ownerHeader names the process that wrote a position in a transaction.
-const ownerHeader = "owner"
+// Owner identifies this process in the records.
+func (s *Store) Owner() string { return s.owner }
+
+// Claimed reports whether the position was this process's when it was last loaded or
+// saved.
+func (s *Store) Claimed() bool { return s.held && s.epoch > s.newest }
 
 // Record returns the record of a position, for a producer of its own: in a
-// transaction, the position is stored when the transaction is committed. owner
-// identifies the process.
-func (s *Store) Record(p offsets.Position, owner string) *kgo.Record {
-	return &kgo.Record{
-		Topic:   s.o.Topic,
-		Key:     []byte(s.o.Slot),
-		Value:   p.Encode(),
-		Headers: []kgo.RecordHeader{{Key: ownerHeader, Value: []byte(owner)}},
-	}
-}
+// transaction, the position is stored when the transaction is committed. The
+// transactional id keeps other processes out, so that its key is the slot's name, as
+// in earlier versions.
+func (s *Store) Record(p offsets.Position) *kgo.Record { return s.record(s.o.Slot, p) }
 
-// Save writes the position and returns when Kafka has acknowledged it.
+// Save writes the position and returns when Kafka has acknowledged it. The first one
+// after a Load that found another process's position claims it.
 func (s *Store) Save(ctx context.Context, p offsets.Position) error {
 	if err := s.check(ctx); err != nil {
 		return err
 	}
-	r := &kgo.Record{Topic: s.o.Topic, Key: []byte(s.o.Slot), Value: p.Encode()}
+	s.outbid()
+	if err := s.produce(ctx, s.record(s.key(), p)); err != nil {
+		return fmt.Errorf("write topic %q (delivery.topic): %w", s.o.Topic, err)
+	}
+	s.held = true
+	// What other claims have left is of no use any more. Where it stays, it does no
+	// harm.
+	for _, key := range s.stale {
+		s.client.Produce(context.WithoutCancel(ctx), &kgo.Record{Topic: s.o.Topic, Key: []byte(key)}, nil)
+	}
+	s.stale = nil
+	return nil
+}
+
+func (s *Store) produce(ctx context.Context, r *kgo.Record) error {
 	done := make(chan error, 1)
 	s.client.Produce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) { done <- err })
 	select {
@@ -106,26 +127,75 @@ func (s *Store) LoadOwned(ctx context.Context) (p *offsets.Position, owner strin
 	if err := s.check(ctx); err != nil {
 		return nil, "", err
 	}
-	r, err := s.newest(ctx)
-	if err != nil {
+	found := claims{slot: s.o.Slot}
+	if err := s.read(ctx, found.add); err != nil {
 		s.checked = false // it may have been deleted
-		return nil, "", fmt.Errorf("read topic %q (delivery.topic): %w", s.o.Topic, err)
+		return nil, "", fmt.Errorf("read topic %q (delivery.topic): %w%s", s.o.Topic, err, remedy.Kafka(err))
 	}
-	if r == nil || r.Value == nil {
-		return nil, "", nil // a tombstone: an operator's way to forget
-	}
-	position, err := offsets.Decode(r.Value)
+	c, err := found.best()
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: topic %q (delivery.topic), partition 0, offset %d, key %q: %w; "+
-			"check that no other program writes there; a record with this key and no value lets outboxd go on from the slot's own position",
-			offsets.ErrUnusable, s.o.Topic, r.Offset, r.Key, err)
+		return nil, "", fmt.Errorf("%w: topic %q (delivery.topic), partition 0, %w", offsets.ErrUnusable, s.o.Topic, err)
 	}
-	for _, h := range r.Headers {
-		if h.Key == ownerHeader {
-			owner = string(h.Value)
+	if bad := found.foreign; bad != nil {
+		s.o.Log.Warn().Str("topic", s.o.Topic).Int64("offset", bad.offset).AnErr("reason", bad.err).
+			Msg("a record with the slot's key is not outboxd's, and is ignored; check who may write to this topic")
+	}
+	if c == nil {
+		s.newest, s.stale = 0, nil
+		return nil, "", nil
+	}
+	s.newest, s.stale = c.epoch, found.others(s.key())
+	if c.owner == s.owner && c.epoch == s.epoch {
+		s.newest, s.held = c.epoch-1, true // ours is the newest: it is not claimed again
+	}
+	return &c.position, c.owner, nil
+}
+
+// Diagnose says why a position cannot be written, as far as the cluster says; nil: not
+// known. Any goroutine may call it.
+func (s *Store) Diagnose(ctx context.Context) error {
+	topics, err := s.admin.ListTopics(ctx, s.o.Topic)
+	if err != nil {
+		return fmt.Errorf("topic %q (delivery.topic): %w", s.o.Topic, err)
+	}
+	topic := topics[s.o.Topic]
+	if topic.Err != nil {
+		return fmt.Errorf("topic %q (delivery.topic): %w", s.o.Topic, topic.Err)
+	}
+	for _, p := range topic.Partitions {
+		if p.Err != nil {
+			return fmt.Errorf("topic %q (delivery.topic), partition %d: %w", s.o.Topic, p.Partition, p.Err)
+		}
+		if len(p.ISR) < len(p.Replicas) {
+			return fmt.Errorf("topic %q (delivery.topic), partition %d: %d of %d replicas are in sync; min.insync.replicas may ask for more",
+				s.o.Topic, p.Partition, len(p.ISR), len(p.Replicas))
 		}
 	}
-	return &position, owner, nil
+	return fmt.Errorf("topic %q (delivery.topic) is there, and the cluster does not acknowledge what is written to it; check min.insync.replicas", s.o.Topic)
+}
+
+// Peek returns the stored position like Load, for who keeps positions elsewhere: it
+// makes no topic, and nil also means that there is none or that it may not be read.
+func (s *Store) Peek(ctx context.Context) (*offsets.Position, error) {
+	topics, err := s.admin.ListTopics(ctx, s.o.Topic)
+	if err != nil {
+		return nil, err
+	}
+	if topic, ok := topics[s.o.Topic]; !ok || topic.Err != nil || len(topic.Partitions) != 1 {
+		return nil, nil
+	}
+	found := claims{slot: s.o.Slot}
+	if err := s.read(ctx, found.add); err != nil {
+		if errors.Is(err, kerr.TopicAuthorizationFailed) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	c, err := found.best()
+	if c == nil || err != nil {
+		return nil, nil
+	}
+	return &c.position, nil
 }
 
 // check makes the topic when it is missing, and refuses one that would lose
@@ -134,26 +204,46 @@ func (s *Store) check(ctx context.Context) error {
 	if s.checked {
 		return nil
 	}
+	exists, err := s.look(ctx)
+	if err == nil && !exists {
+		return s.create(ctx)
+	}
+	s.checked = err == nil
+	return err
+}
+
+// look looks at the topic, and refuses one that would lose positions or put them out
+// of order.
+func (s *Store) look(ctx context.Context) (exists bool, err error) {
 	topics, err := s.admin.ListTopics(ctx, s.o.Topic)
 	if err != nil {
-		return fmt.Errorf("look for topic %q (delivery.topic): %w", s.o.Topic, err)
+		return false, fmt.Errorf("look for topic %q (delivery.topic): %w%s", s.o.Topic, err, remedy.Kafka(err))
 	}
 	topic := topics[s.o.Topic]
 	if errors.Is(topic.Err, kerr.UnknownTopicOrPartition) {
-		return s.create(ctx)
+		return false, nil
 	}
 	if topic.Err != nil {
-		return fmt.Errorf("look for topic %q (delivery.topic): %w", s.o.Topic, topic.Err)
+		return false, fmt.Errorf("look for topic %q (delivery.topic): %w", s.o.Topic, topic.Err)
 	}
 	if n := len(topic.Partitions); n != 1 {
-		return fmt.Errorf("%w: topic %q (delivery.topic) has %d partitions instead of 1, which puts positions out of order; "+
+		return true, fmt.Errorf("%w: topic %q (delivery.topic) has %d partitions instead of 1, which puts positions out of order; "+
 			"name another topic, which outboxd makes, or delete this one if nothing else uses it", offsets.ErrUnusable, s.o.Topic, n)
 	}
-	if err := s.checkCompacted(ctx); err != nil {
-		return err
+	return true, s.checkCompacted(ctx)
+}
+
+// Inspect is Load for who changes nothing: it does not make the topic. It also returns
+// whether the topic exists.
+func (s *Store) Inspect(ctx context.Context) (p *offsets.Position, exists bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	if exists, err = s.look(ctx); err != nil || !exists {
+		return nil, exists, err
 	}
 	s.checked = true
-	return nil
+	p, err = s.Load(ctx)
+	return p, true, err
 }
 
 func (s *Store) checkCompacted(ctx context.Context) error {
@@ -182,9 +272,14 @@ func (s *Store) checkCompacted(ctx context.Context) error {
 	return nil
 }
 
+// TopicConfig is what the topic is made with.
+func TopicConfig() map[string]*string {
+	return map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
+}
+
 // create makes the topic with as many replicas as the brokers think right.
 func (s *Store) create(ctx context.Context) error {
-	made, err := s.admin.CreateTopic(ctx, 1, -1, map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}, s.o.Topic)
+	made, err := s.admin.CreateTopic(ctx, 1, -1, TopicConfig(), s.o.Topic)
 	switch {
 	case errors.Is(err, kerr.TopicAlreadyExists):
 		// By another process just now: it is looked at the next time.

@@ -112,9 +112,11 @@ func TestStore(t *testing.T) {
 		t.Errorf("cleanup.policy is %q", policy)
 	}
 
-	// A tombstone is the way to forget.
-	if err := producer(t, c).ProduceSync(limited(t), &kgo.Record{Topic: testTopic, Key: []byte("outboxd")}).FirstErr(); err != nil {
-		t.Fatal(err)
+	// The claims' records deleted are the way to forget.
+	for _, key := range []string{"outboxd", s.key()} {
+		if err := producer(t, c).ProduceSync(limited(t), &kgo.Record{Topic: testTopic, Key: []byte(key)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	expect(t, s, nil)
 }
@@ -145,20 +147,20 @@ func TestLoadSeesWhatIsCommitted(t *testing.T) {
 	}
 	mine, theirs := id("mine"), id("theirs")
 	for range 3 {
-		in(mine, s.Record(position(9, "outboxd"), "me"))
+		in(mine, s.Record(position(9, "outboxd")))
 		end(mine, kgo.TryAbort)
 	}
 	expect(t, s, &want)
 
 	want = position(2, "outboxd")
-	in(theirs, s.Record(position(5, "other"), "them"))
-	in(mine, s.Record(want, "me"))
+	in(theirs, s.Record(position(5, "other")))
+	in(mine, s.Record(want))
 	end(mine, kgo.TryCommit)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		p, owner, err := s.LoadOwned(limited(t))
-		if err != nil || p == nil || *p != want || owner != "me" {
+		if err != nil || p == nil || *p != want || owner != s.Owner() {
 			t.Errorf("loaded %v of %q, %v; want %v", p, owner, err, want)
 		}
 	}()
@@ -180,7 +182,7 @@ func TestLoadRefusesForeignRecords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := broker(t)
 			s := open(t, c, "outboxd")
-			save(t, s, position(1, "outboxd"))
+			legacy(t, c, position(1, "outboxd"))
 			foreign := &kgo.Record{Topic: testTopic, Key: []byte("outboxd"), Value: []byte(value)}
 			if err := producer(t, c).ProduceSync(limited(t), foreign).FirstErr(); err != nil {
 				t.Fatal(err)

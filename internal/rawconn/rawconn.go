@@ -10,15 +10,34 @@ package rawconn
 import (
 	"context"
 	"net"
+	"sync/atomic"
 )
 
+var (
+	disabled atomic.Bool
+	open     atomic.Int64
+)
+
+// Enable turns raw reads and writes on, as they are by default, or off, for the
+// connections that Dial makes from then on, in the whole process.
+func Enable(on bool) { disabled.Store(!on) }
+
+// Enabled returns whether connections are made raw where that is possible.
+func Enabled() bool { return !disabled.Load() }
+
+// Open returns how many connections with raw reads and writes are open in the process.
+func Open() int64 { return open.Load() }
+
 // Dial connects as the dialer does, and returns a connection whose reads and writes
-// are raw where that is possible.
+// are raw where that is possible and Enable has not turned it off.
 func Dial(dialer *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dialer.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
+		}
+		if !Enabled() {
+			return c, nil
 		}
 		return wrap(c), nil
 	}

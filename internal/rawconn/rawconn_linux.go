@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -29,6 +30,7 @@ func wrap(c net.Conn) net.Conn {
 	w.read = half{name: "read", call: syscall.SYS_READ, wait: raw.Read}
 	w.write = half{name: "write", call: syscall.SYS_WRITE, wait: raw.Write, whole: true}
 	w.read.try, w.write.try = w.read.attempt, w.write.attempt
+	open.Add(1)
 	return w
 }
 
@@ -44,6 +46,15 @@ func Held(fd uintptr) int {
 type conn struct {
 	socket
 	read, write half
+	closed      atomic.Bool
+}
+
+// Close may be called more than once.
+func (c *conn) Close() error {
+	if !c.closed.Swap(true) {
+		open.Add(-1)
+	}
+	return c.socket.Close()
 }
 
 func (c *conn) Read(b []byte) (int, error) {

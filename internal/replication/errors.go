@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -32,6 +33,46 @@ func setupError(hint, format string, args ...any) error {
 	return &Error{Err: fmt.Errorf("%w: "+format, append([]any{ErrSetup}, args...)...), Hint: hint}
 }
 
+// remedied is an error that statements put right.
+type remedied struct {
+	error
+	sql []string
+}
+
+func (e *remedied) Unwrap() error { return e.error }
+
+// withSQL adds to an error the statements that put it right, for who may run them.
+func withSQL(err error, sql ...string) error { return &remedied{err, sql} }
+
+// RemedySQL returns the statements that put right what an error of this package is
+// about, each without its semicolon; nil where no statement does it. They are to be
+// run one by one, and by a role that may.
+func RemedySQL(err error) []string {
+	var r *remedied
+	if errors.As(err, &r) {
+		return r.sql
+	}
+	var u *Unpublished
+	if errors.As(err, &u) {
+		return u.SQL
+	}
+	return nil
+}
+
+// Describe returns what is wrong and what to do, each as a text of its own.
+func Describe(err error) (what, fix string) {
+	var u *Unpublished
+	if errors.As(err, &u) {
+		return u.parts()
+	}
+	what = err.Error()
+	var e *Error
+	if errors.As(err, &e) && e.Hint != "" {
+		what, fix = strings.TrimSuffix(what, "; "+e.Hint), e.Hint
+	}
+	return strings.ReplaceAll(what, ErrSetup.Error()+": ", ""), fix
+}
+
 // SlotInUse is ErrSlotActive, with how it was noticed.
 func SlotInUse(err error) error {
 	return &Error{fmt.Errorf("%w: %w", ErrSlotActive, err), "another connection streams from it; outboxd waits and takes over when it ends"}
@@ -41,10 +82,11 @@ func SlotInUse(err error) error {
 // events were written. PostgreSQL decodes rows with the catalog of their time, so
 // a publication made afterwards does not bring them back.
 func publicationMissed(o Options, err error) error {
-	return &Error{
-		fmt.Errorf("%w: publication %s was not there when events were written that slot %q has yet to deliver: %w", ErrSetup, QuoteIdent(o.Publication), o.Slot, err),
-		"make the publication (`outboxd init` prints the SQL), move the slot to the present with pg_replication_slot_advance, and publish what was written between from the outbox table",
-	}
+	advance := "SELECT pg_replication_slot_advance(" + quote(o.Slot) + ", pg_current_wal_lsn())"
+	return &Unpublished{Accept: true,
+		What: fmt.Sprintf("publication %s was not there when events were written that slot %q has yet to deliver: %v", QuoteIdent(o.Publication), o.Slot, err),
+		Fix:  "make sure that the publication is there (`outboxd init` prints the SQL), move the slot to the present with " + advance,
+		SQL:  []string{CreatePublicationSQL(o.Publication, o.Schema, o.Table, false), advance}}
 }
 
 // errPublicationMissed is what a server warns of.
@@ -70,6 +112,11 @@ func sqlState(err error) string {
 	return ""
 }
 
+// ShuttingDown reports whether a server that still streams refused another connection
+// because it is shutting down. (It refuses so while it starts, too, but does not stream
+// then.)
+func ShuttingDown(err error) bool { return sqlState(err) == cannotConnectNow }
+
 // SQLSTATEs from "PostgreSQL Error Codes".
 const (
 	duplicateObject       = "42710"
@@ -82,4 +129,7 @@ const (
 	objectInUse       = "55006"
 	undefinedFunction = "42883"
 	undefinedObject   = "42704"
+
+	cannotConnectNow = "57P03"
+	syntaxError      = "42601"
 )

@@ -22,8 +22,14 @@ func (s *Stream) Finish(ctx context.Context, o Options) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	readBack := s.readBack
+	if readBack == nil {
+		readBack = func(ctx context.Context, want pglogrepl.LSN) error {
+			return waitConfirmed(ctx, s.conn.RemoteAddr(), o, want)
+		}
+	}
 	done := make(chan error, 1)
-	go func() { done <- waitConfirmed(ctx, s.conn.RemoteAddr(), o, pglogrepl.LSN(s.confirmed.Load())) }()
+	go func() { done <- readBack(ctx, pglogrepl.LSN(s.confirmed.Load())) }()
 	scratch := make([]byte, 64<<10)
 	for {
 		select {
@@ -49,7 +55,7 @@ func waitConfirmed(ctx context.Context, addr net.Addr, o Options, want pglogrepl
 	if err != nil {
 		return fmt.Errorf("read back the slot's position: %w", err)
 	}
-	defer pg.Close(context.WithoutCancel(ctx))
+	defer closeSoon(pg)
 	for {
 		rows, err := query(ctx, pg, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = "+quote(o.Slot))
 		if err != nil {

@@ -22,9 +22,9 @@ func (w *fakeWater) await(atMost time.Duration) { w.did = append(w.did, fmt.Spri
 func (w *fakeWater) ready()                     { w.did = append(w.did, "ready") }
 func (w *fakeWater) all() bool                  { return !w.secure }
 
-func TestRest(t *testing.T) {
-	tillFull := []string{fmt.Sprint("mark ", narrow.full), "await 10ms", "ready"}
-	shorter := []string{fmt.Sprint("mark ", narrow.full), "await 5ms", "ready"}
+func TestDelay(t *testing.T) {
+	tillFull := []string{fmt.Sprint("mark ", smallBuffer.full), "await 10ms", "ready"}
+	shorter := []string{fmt.Sprint("mark ", smallBuffer.full), "await 5ms", "ready"}
 	whole := []string{"mark 52", "await 20ms", "ready"}
 	atOnce := []string{"ready"}
 	late := 2 * behindBy.Microseconds()
@@ -34,55 +34,55 @@ func TestRest(t *testing.T) {
 		midway bool
 		want   []string
 	}{
-		{"heavy traffic", pace{heavy: true, little: true}, false, tillFull},
-		{"heavy traffic, in a transaction", pace{heavy: true, little: true, open: true}, false, tillFull},
-		{"heavy traffic, in a message", pace{heavy: true, little: true}, true, tillFull},
-		{"heavy traffic, a read of plenty", pace{heavy: true, brisk: true}, false, atOnce},
-		{"heavy traffic, near", pace{heavy: true, little: true, near: new(fakeSocket)}, false, shorter},
-		{"light traffic", pace{little: true}, false, atOnce},
-		{"brisk traffic", pace{little: true, brisk: true}, false, whole},
-		{"brisk traffic, in a transaction", pace{little: true, brisk: true, open: true}, false, atOnce},
-		{"brisk traffic, in a message", pace{little: true, brisk: true}, true, atOnce},
-		{"light traffic, far and behind", pace{little: true, lag: late, committed: 1}, false, atOnce},
-		{"light traffic, near and behind", pace{little: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
-		{"heavy traffic, near and behind", pace{little: true, heavy: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
-		{"brisk traffic, with TLS", pace{little: true, brisk: true, water: &fakeWater{secure: true}}, false, atOnce},
+		{"heavy traffic", pace{heavy: true, smallRead: true}, false, tillFull},
+		{"heavy traffic, in a transaction", pace{heavy: true, smallRead: true, open: true}, false, tillFull},
+		{"heavy traffic, in a message", pace{heavy: true, smallRead: true}, true, tillFull},
+		{"heavy traffic, a read of enough", pace{heavy: true, frequent: true}, false, atOnce},
+		{"heavy traffic, near", pace{heavy: true, smallRead: true, near: new(fakeSocket)}, false, shorter},
+		{"light traffic", pace{smallRead: true}, false, atOnce},
+		{"frequent traffic", pace{smallRead: true, frequent: true}, false, whole},
+		{"frequent traffic, in a transaction", pace{smallRead: true, frequent: true, open: true}, false, atOnce},
+		{"frequent traffic, in a message", pace{smallRead: true, frequent: true}, true, atOnce},
+		{"light traffic, far and behind", pace{smallRead: true, lag: late, committed: 1}, false, atOnce},
+		{"light traffic, near and behind", pace{smallRead: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
+		{"heavy traffic, near and behind", pace{smallRead: true, heavy: true, lag: late, committed: 1, near: new(fakeSocket)}, false, tillFull},
+		{"frequent traffic, with TLS", pace{smallRead: true, frequent: true, water: &fakeWater{secure: true}}, false, atOnce},
 	} {
 		water, ok := test.pace.water.(*fakeWater)
 		if !ok {
 			water = new(fakeWater)
 		}
-		test.pace.water, test.pace.socket = water, &narrow
-		if test.pace.rest(test.midway); !slices.Equal(water.did, test.want) {
+		test.pace.water, test.pace.socket = water, &smallBuffer
+		if test.pace.delay(test.midway); !slices.Equal(water.did, test.want) {
 			t.Errorf("%s: did %q, want %q", test.name, water.did, test.want)
 		}
 	}
 }
 
-// Without a low-water mark a rest is a sleep, and there is none in light traffic.
-func TestRestWithoutLowWaterMark(t *testing.T) {
+// Without a low-water mark a delay is a sleep, and there is none in light traffic.
+func TestDelayWithoutLowWaterMark(t *testing.T) {
 	p := newPace(unmarked{}, nil)
-	p.little, p.heavy = true, true
+	p.smallRead, p.heavy = true, true
 	before := time.Now()
-	if p.rest(false); time.Since(before) < restFor {
-		t.Error("no rest in heavy traffic")
+	if p.delay(false); time.Since(before) < delayFor {
+		t.Error("no delay in heavy traffic")
 	}
 	slept := false
 	for range 100 {
-		p.heavy, p.brisk = false, true
+		p.heavy, p.frequent = false, true
 		before := time.Now()
-		p.rest(false)
-		if slept = time.Since(before) >= briskFor; !slept {
+		p.delay(false)
+		if slept = time.Since(before) >= frequentFor; !slept {
 			break
 		}
 	}
 	if slept {
-		t.Error("a rest in light traffic")
+		t.Error("a delay in light traffic")
 	}
 }
 
-// A server behind a Unix socket waits for a reader that rests, so nothing makes one.
-func TestUnixSocketIsReadWithoutRest(t *testing.T) {
+// A server behind a Unix socket waits for a reader that delays, so no read is delayed.
+func TestUnixSocketIsReadWithoutDelay(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -94,32 +94,32 @@ func TestUnixSocketIsReadWithoutRest(t *testing.T) {
 	}
 	defer conn.Close()
 	p := paceOf(conn)
-	p.little, p.heavy, p.brisk = true, true, true
-	rested := 0
+	p.smallRead, p.heavy, p.frequent = true, true, true
+	delayed := 0
 	for range 100 {
 		before := time.Now()
-		if p.rest(false); time.Since(before) >= restFor {
-			rested++
+		if p.delay(false); time.Since(before) >= delayFor {
+			delayed++
 		}
 	}
-	if rested == 100 {
+	if delayed == 100 {
 		t.Error("each read waits")
 	}
 }
 
-// Traffic is brisk while reads follow each other closely, and a transaction is open
+// Traffic is frequent while reads follow each other closely, and a transaction is open
 // until its end.
-func TestBriskAndOpen(t *testing.T) {
+func TestFrequentAndOpen(t *testing.T) {
 	p := newPace(unmarked{}, nil)
 	now := time.Now()
-	if p.read(1, 2, now); p.brisk {
-		t.Error("brisk after the first read")
+	if p.read(1, 2, now); p.frequent {
+		t.Error("frequent after the first read")
 	}
-	if p.read(1, 2, now.Add(briskFor-1)); !p.brisk {
-		t.Error("not brisk after a read that followed closely")
+	if p.read(1, 2, now.Add(frequentFor-1)); !p.frequent {
+		t.Error("not frequent after a read that followed closely")
 	}
-	if p.read(1, 2, now.Add(2*briskFor)); p.brisk {
-		t.Error("brisk after a pause")
+	if p.read(1, 2, now.Add(2*frequentFor)); p.frequent {
+		t.Error("frequent after a pause")
 	}
 	for _, test := range []struct {
 		message string
@@ -132,11 +132,11 @@ func TestBriskAndOpen(t *testing.T) {
 }
 
 // The rest of a message is not held back, however short it is.
-func TestNoRestInAMessage(t *testing.T) {
+func TestNoDelayInAMessage(t *testing.T) {
 	srv, s := newServer(t, NewMemory(1<<20), never, 700)
 	water := new(fakeWater)
 	s.pace = newPace(water, nil)
-	s.pace.lastRead = time.Now().Add(time.Hour) // so that traffic is brisk
+	s.pace.lastRead = time.Now().Add(time.Hour) // so that traffic is frequent
 	go func() {
 		m := keepalive(900, false)
 		srv.write(m[:10])
@@ -157,6 +157,7 @@ type fakeSocket struct {
 }
 
 func (s *fakeSocket) resize(bytes int) { s.did = append(s.did, fmt.Sprint("resize ", bytes)) }
+func (s *fakeSocket) lock(on bool)     { s.did = append(s.did, fmt.Sprint("lock ", on)) }
 func (s *fakeSocket) limit(buffer int) int {
 	offered := s.offered
 	s.did, s.offered = append(s.did, fmt.Sprint("limit ", buffer)), 0
@@ -164,8 +165,8 @@ func (s *fakeSocket) limit(buffer int) int {
 }
 func (s *fakeSocket) segments() uint32 { return s.arrived }
 
-// While a server that is behind sends small segments, nothing ends a rest.
-func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
+// While a server that is behind sends small segments, nothing ends a delay.
+func TestDelayIsLongWhileSegmentsAreSmall(t *testing.T) {
 	water := new(fakeWater)
 	socket := &fakeSocket{arrived: 1<<32 - 10} // before it wraps around
 	p := newPace(water, socket)
@@ -189,9 +190,9 @@ func TestRestIsLongWhileSegmentsAreSmall(t *testing.T) {
 		}
 		socket.arrived += uint32(test.segments)
 		p.read(test.bytes, 1<<20, time.Now())
-		p.heavy, p.little, water.did = true, true, nil
+		p.heavy, p.smallRead, water.did = true, true, nil
 		before := time.Now()
-		p.rest(false)
+		p.delay(false)
 		took := time.Since(before)
 		if slept := slices.Equal(water.did, []string{fmt.Sprint("mark ", math.MaxInt32), "ready"}); slept != test.sleeps || slept && took < closeFor {
 			t.Errorf("%s: did %q in %s", test.name, water.did, took)
@@ -208,9 +209,9 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	srv, s := newServer(t, NewMemory(1<<20), never, 700)
 	socket := new(fakeSocket)
 	s.pace = newPace(new(fakeWater), socket)
-	s.pace.little = true
-	s.pace.rest(false)
-	toNarrow, toWide := fmt.Sprint("resize ", narrow.buffer), fmt.Sprint("resize ", wide.buffer)
+	s.pace.smallRead = true
+	s.pace.delay(false)
+	toSmall, toLarge := fmt.Sprint("resize ", smallBuffer.buffer), fmt.Sprint("resize ", largeBuffer.buffer)
 	did := func(want ...string) {
 		t.Helper()
 		if !slices.Equal(socket.did, want) {
@@ -218,7 +219,7 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 		}
 		socket.did = nil
 	}
-	did(toNarrow) // nobody knows yet
+	did(toSmall) // nobody knows yet
 	heavy := true
 	receive := func(lag time.Duration, message string) {
 		t.Helper()
@@ -231,21 +232,21 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 		if message[0] == 'B' {
 			binary.BigEndian.PutUint64(frame[len(frame)-12:], committed)
 		}
-		s.pace.little = false // no rest before it
+		s.pace.smallRead = false // no delay before it
 		go srv.write(frame)
 		if f, err := s.Next(); err != nil || string(f.Data[:1]) != message[:1] {
 			t.Fatalf("read %q, %v", f.Data, err)
 		}
-		s.pace.little, s.pace.heavy = true, heavy
-		s.pace.rest(false)
+		s.pace.smallRead, s.pace.heavy = true, heavy
+		s.pace.delay(false)
 	}
 	begin, insert := "B"+string(make([]byte, 8+8+4)), "I"+string(make([]byte, 20))
-	limit := fmt.Sprint("limit ", narrow.buffer)
+	limit := fmt.Sprint("limit ", smallBuffer.buffer)
 
 	receive(29*time.Millisecond, begin)
-	did(toWide)
+	did(toLarge)
 	receive(31*time.Millisecond, insert) // of the same transaction, which is large
-	did(limit, toNarrow)                 // no more was offered
+	did(limit, toSmall)                  // no more was offered
 	receive(40*time.Millisecond, insert)
 	did()
 	receive(time.Second, begin)
@@ -253,7 +254,7 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	receive(20*time.Millisecond, begin)
 	receive(25*time.Millisecond, insert)
 	receive(time.Hour, "M"+string(make([]byte, 20))) // in no transaction
-	did(toWide)
+	did(toLarge)
 
 	heavy = false
 	receive(99*time.Millisecond, begin)
@@ -264,24 +265,24 @@ func TestReceiveBufferFitsTheServer(t *testing.T) {
 	receive(150*time.Millisecond, begin)
 	did(limit)
 	receive(150*time.Millisecond, begin)
-	did(limit, toNarrow)
+	did(limit, toSmall)
 	receive(time.Millisecond, begin)
 	socket.offered = 75
 	receive(time.Second, begin)
-	did(toWide, limit)
+	did(toLarge, limit)
 	socket.offered = 40 // the kernel has lifted the limit
 	receive(time.Second, begin)
 	receive(time.Second, begin)
-	did(limit, limit, toNarrow)
+	did(limit, limit, toSmall)
 	receive(time.Millisecond, begin)
 	socket.offered = 75
 	receive(time.Second, begin)
 	receive(time.Millisecond, begin) // it has caught up meanwhile
-	did(toWide, limit, toWide)
+	did(toLarge, limit, toLarge)
 
 	far := newPace(unmarked{}, nil)
 	far.lag, far.committed = time.Hour.Microseconds(), 1
-	if far.fit(); far.socket != &narrow {
+	if far.fit(); far.socket != &smallBuffer {
 		t.Error("the socket of a far server is used in another way")
 	}
 }

@@ -74,12 +74,12 @@ func TestScriptWithoutATable(t *testing.T) {
 	for _, s := range Script(o, "app") {
 		got.WriteString(s.SQL + "\n")
 	}
-	for _, part := range []string{`CREATE ROLE "app" LOGIN REPLICATION`, `CREATE PUBLICATION "outboxd" WITH (publish = 'insert')`, "pg_create_logical_replication_slot('outboxd'"} {
+	for _, part := range []string{`CREATE ROLE "app" LOGIN`, `ALTER ROLE "app" REPLICATION`, `CREATE PUBLICATION "outboxd" WITH (publish = 'insert')`, "pg_create_logical_replication_slot('outboxd'"} {
 		if !strings.Contains(got.String(), part) {
 			t.Errorf("no %s in\n%s", part, &got)
 		}
 	}
-	for _, part := range []string{"TABLE", "GRANT"} {
+	for _, part := range []string{"TABLE", "GRANT USAGE", "GRANT SELECT"} {
 		if strings.Contains(got.String(), part) {
 			t.Errorf("%s in\n%s", part, &got)
 		}
@@ -115,14 +115,26 @@ func TestScript(t *testing.T) {
 );
 DO $outboxd$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN
-    CREATE ROLE "app" LOGIN REPLICATION;
+    CREATE ROLE "app" LOGIN;
+  END IF;
+END $outboxd$;
+DO $outboxd$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication') THEN
+    GRANT rds_replication TO "app";
+  ELSIF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app' AND (rolreplication OR rolsuper)) THEN
+    ALTER ROLE "app" REPLICATION;
   END IF;
 END $outboxd$;
 GRANT USAGE ON SCHEMA "public" TO "app";
 GRANT SELECT ON "public"."outbox" TO "app";
 DO $outboxd$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'outboxd') THEN
-    CREATE PUBLICATION "outboxd" FOR TABLE "public"."outbox" WITH (publish = 'insert', publish_via_partition_root = true);
+    IF current_setting('server_version_num')::int >= 180000 AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = '"public"."outbox"'::regclass
+        AND attgenerated = 's' AND attname IN ('id', 'aggregatetype', 'aggregateid', 'type', 'payload')) THEN
+      CREATE PUBLICATION "outboxd" FOR TABLE "public"."outbox" WITH (publish = 'insert', publish_via_partition_root = true, publish_generated_columns = stored);
+    ELSE
+      CREATE PUBLICATION "outboxd" FOR TABLE "public"."outbox" WITH (publish = 'insert', publish_via_partition_root = true);
+    END IF;
   END IF;
 END $outboxd$;
 DO $outboxd$ BEGIN
@@ -211,6 +223,21 @@ func TestSlotSQL(t *testing.T) {
 		script := Script(o, "")
 		if sql := script[len(script)-1].SQL; strings.Count(sql, "PERFORM") != 1 || !strings.Contains(sql, "PERFORM "+want) {
 			t.Errorf("failover %s:\n%s", setting, sql)
+		}
+	}
+}
+
+// What removes rows needs the right to.
+func TestScriptGrantsWhatRetentionNeeds(t *testing.T) {
+	o := Options{Slot: "outboxd", Publication: "outboxd", Schema: "public", Table: "outbox", Columns: []Column{{Name: "id"}}}
+	for _, removes := range []bool{true, false} {
+		o.Removes = removes
+		var got strings.Builder
+		for _, s := range Script(o, "app") {
+			got.WriteString(s.SQL + "\n")
+		}
+		if strings.Contains(got.String(), `GRANT DELETE ON "public"."outbox" TO "app"`) != removes {
+			t.Errorf("removes %t:\n%s", removes, &got)
 		}
 	}
 }

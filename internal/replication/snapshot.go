@@ -58,11 +58,11 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if done, err := c.backfilled(ctx); done || err != nil {
 		return nil, err
 	}
-	partitioned, err := c.checkTable(ctx)
-	if err != nil {
-		return nil, err
+	_, err := c.checkTable(ctx)
+	if err == nil {
+		err = c.preparePublication(ctx, nil)
 	}
-	if err := c.preparePublication(ctx, partitioned, nil); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if c.o.Failover == "on" {
@@ -74,9 +74,16 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if s.files, err = c.tableFiles(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.clearHalfMade(ctx, snapshotSlot(c.o.Slot)); err != nil {
+		return nil, err
+	}
 	c.o.Log.Info().Str("slot", c.o.Slot).Msg("making a snapshot for the backfill; this waits for transactions that are running")
-	made, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, QuoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
-		pglogrepl.CreateReplicationSlotOptions{Temporary: true, Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT"})
+	var made pglogrepl.CreateReplicationSlotResult
+	err = c.makeSlot(ctx, c.pg, func(ctx context.Context) (err error) {
+		made, err = pglogrepl.CreateReplicationSlot(ctx, c.pg, QuoteIdent(snapshotSlot(c.o.Slot)), "pgoutput",
+			pglogrepl.CreateReplicationSlotOptions{Temporary: true, Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT"})
+		return err
+	})
 	switch sqlState(err) {
 	case duplicateObject:
 		return nil, SlotInUse(fmt.Errorf("another process makes its backfill: %w", err))
@@ -108,6 +115,9 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 // backfilled tells whether the slot is there, and makes it a failover slot if a
 // crash came before that.
 func (c *Conn) backfilled(ctx context.Context) (bool, error) {
+	if c.replaces {
+		return false, nil
+	}
 	slot, err := c.slot(ctx)
 	if slot == nil || err != nil {
 		return false, err
@@ -136,7 +146,7 @@ func (c *Conn) tableFiles(ctx context.Context) (string, error) {
 // prints values as the stream does, and has locked the table against changes of
 // its form. The caller closes it.
 func (s *Snapshot) Open(ctx context.Context) (_ *pgconn.PgConn, err error) {
-	pg, err := connectBeside(ctx, s.c.pg.Conn().RemoteAddr(), s.c.o, textOutput)
+	pg, err := s.c.beside(ctx, textOutput)
 	if err != nil {
 		return nil, err
 	}
@@ -146,9 +156,6 @@ func (s *Snapshot) Open(ctx context.Context) (_ *pgconn.PgConn, err error) {
 		}
 	}()
 	for _, sql := range []string{
-		// However long Kafka takes; servers differ in which of these they have.
-		`SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
-			('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')`,
 		// A policy that hides rows is an error rather than a gap.
 		`SET row_security = off`,
 		// Rows without an order come as they lie in the table.
@@ -226,7 +233,7 @@ func (s *Snapshot) walStatus(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), silentAfter)
 	defer cancel()
 	// Any command would do. It ends the export; the snapshot is in use by now.
-	if _, err := pglogrepl.IdentifySystem(ctx, s.c.pg); err != nil {
+	if _, err := identifySystem(ctx, s.c.pg); err != nil {
 		return "", err
 	}
 	rows, err := s.c.rows(ctx, "SELECT wal_status FROM pg_replication_slots WHERE slot_name = "+quote(snapshotSlot(s.c.o.Slot)))
@@ -240,6 +247,9 @@ func (s *Snapshot) walStatus(ctx context.Context) (string, error) {
 // ended. Watch must have ended.
 func (s *Snapshot) MakeSlot(ctx context.Context) error {
 	c := s.c
+	if err := c.dropReplaced(ctx); err != nil {
+		return err
+	}
 	for {
 		_, err := c.rows(ctx, fmt.Sprintf("SELECT pg_copy_logical_replication_slot(%s, %s, false)", quote(snapshotSlot(c.o.Slot)), quote(c.o.Slot)))
 		if err == nil {

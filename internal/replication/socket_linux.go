@@ -90,7 +90,11 @@ func (w *tcpWater) all() bool { return !w.secure }
 // near returns the socket of a connection to a near server, or nil.
 func near(conn net.Conn) nearSocket {
 	if raw := rawSocket(conn); raw != nil {
-		s := tcpSocket{raw}
+		s := tcpSocket{raw: raw}
+		_ = raw.Control(func(fd uintptr) {
+			_, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK)
+			s.lockable = err == nil
+		})
 		if isNear(s.info()) {
 			return s
 		}
@@ -109,12 +113,29 @@ func isNear(info unix.TCPInfo) bool {
 	return trip > 0 && trip < nearTrip
 }
 
-type tcpSocket struct{ raw syscall.RawConn }
+type tcpSocket struct {
+	raw syscall.RawConn
+	// lockable tells whether the size of a buffer can be left to the kernel again
+	// once it was set (SO_BUF_LOCK, Linux 5.14). Elsewhere it is never set.
+	lockable bool
+}
 
 // resize sets SO_RCVBUF. A buffer that is refused stays as it was.
 func (s tcpSocket) resize(bytes int) {
-	s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+	if s.lockable {
+		s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+	}
 	s.clamp(bytes)
+}
+
+func (s tcpSocket) lock(on bool) {
+	locks := 0
+	if on {
+		locks = unix.SOCK_RCVBUF_LOCK
+	}
+	if s.lockable {
+		s.set(unix.SOL_SOCKET, unix.SO_BUF_LOCK, locks)
+	}
 }
 
 // limit looks at the bound of windows (rcv_ssthresh), since older kernels do not
@@ -122,7 +143,9 @@ func (s tcpSocket) resize(bytes int) {
 func (s tcpSocket) limit(buffer int) (offered int) {
 	if bound := int(s.info().Rcv_ssthresh); bound > window(buffer) {
 		s.clamp(buffer)
-		return bound
+		if s.lockable { // else the buffer does not become smaller
+			return bound
+		}
 	}
 	return 0
 }
@@ -151,4 +174,12 @@ func (s tcpSocket) info() (info unix.TCPInfo) {
 		}
 	})
 	return info
+}
+
+// limitUnacknowledged makes the kernel end a connection on which something that was
+// sent stays unacknowledged for so long. Otherwise it tries for a quarter of an hour.
+func limitUnacknowledged(conn net.Conn, after time.Duration) {
+	if raw := rawSocket(conn); raw != nil {
+		tcpSocket{raw: raw}.set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(after.Milliseconds()))
+	}
 }

@@ -71,12 +71,12 @@ func lowWaterMark(t *testing.T, socket syscall.RawConn) (n int) {
 	return n
 }
 
-// A rest ends when enough has come, when no more can come, at its end, or when the
+// A delay ends when enough has come, when no more can come, at its end, or when the
 // read deadline is moved, and not before.
 func TestAwait(t *testing.T) {
 	const long = time.Minute
 	ours, theirs, s := connected(t)
-	s.resize(narrow.buffer)
+	s.resize(smallBuffer.buffer)
 	w := water(ours).(*tcpWater)
 	write := func(n int) {
 		t.Helper()
@@ -98,14 +98,14 @@ func TestAwait(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(long / 2):
-			t.Fatalf("the rest goes on %s", what)
+			t.Fatalf("the delay goes on %s", what)
 		}
 	}
 	goesOn := func(ended <-chan time.Duration) {
 		t.Helper()
 		select {
 		case <-ended:
-			t.Fatalf("the rest ended with %d bytes", socketHolds(t, s.raw))
+			t.Fatalf("the delay ended with %d bytes", socketHolds(t, s.raw))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -121,7 +121,7 @@ func TestAwait(t *testing.T) {
 
 	w.mark(2000)
 	if took := <-awaits(20 * time.Millisecond); took < 20*time.Millisecond {
-		t.Errorf("a rest of 20 ms ended after %s", took)
+		t.Errorf("a delay of 20 ms ended after %s", took)
 	}
 	ended = awaits(long)
 	goesOn(ended)
@@ -142,8 +142,8 @@ func TestAwait(t *testing.T) {
 	w.await(long)
 }
 
-// After a rest a Read waits for one byte only, however much the rest was to bring.
-func TestReadyAfterRest(t *testing.T) {
+// After a delay a Read waits for one byte only, however much the delay was to bring.
+func TestReadyAfterDelay(t *testing.T) {
 	ours, theirs, s := connected(t)
 	w := water(ours).(*tcpWater)
 	w.mark(1000)
@@ -188,10 +188,10 @@ func TestReadyAfterRest(t *testing.T) {
 }
 
 // What is shorter than a transaction waits for one, but not for long.
-func TestBriskTrafficHoldsNothingBack(t *testing.T) {
+func TestFrequentTrafficHoldsNothingBack(t *testing.T) {
 	ours, theirs, socket := connected(t)
 	srv := &server{t: t, conn: theirs, statuses: make(chan standbyStatus, 1<<16)}
-	s := newStream(ours, NewMemory(1<<20), never, 700)
+	s := newStream(ours, paceOf(ours), NewMemory(1<<20), never, 700)
 	t.Cleanup(s.Close)
 	srv.listen()
 	begin, insert, commit := string(append([]byte{'B'}, make([]byte, 20)...)), "I", string(append([]byte{'C'}, make([]byte, 25)...))
@@ -222,7 +222,7 @@ func TestBriskTrafficHoldsNothingBack(t *testing.T) {
 			t.Fatalf("%q is held back", want)
 		}
 	}
-	for brisk := false; !brisk; brisk = lowWaterMark(t, socket.raw) == transaction {
+	for frequent := false; !frequent; frequent = lowWaterMark(t, socket.raw) == transaction {
 		srv.write(slices.Concat(walData(1, []byte(begin)), walData(1, []byte(insert)), walData(1, []byte(commit))))
 		for _, m := range []string{begin, insert, commit} {
 			expect("data " + m)
@@ -241,9 +241,9 @@ func TestBriskTrafficHoldsNothingBack(t *testing.T) {
 // offered before, and then the server is offered no more than there is room for.
 func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 	ours, theirs, s := connected(t)
-	server := tcpSocket{rawSocket(theirs)}
+	server := tcpSocket{raw: rawSocket(theirs)}
 	p := newPace(unmarked{}, s)
-	burst, room := make([]byte, 5*narrow.buffer), make([]byte, 5*narrow.buffer)
+	burst, room := make([]byte, 5*smallBuffer.buffer), make([]byte, 5*smallBuffer.buffer)
 	send := func() {
 		for message := range slices.Chunk(burst, 4<<10) {
 			if _, err := theirs.Write(message); err != nil {
@@ -271,14 +271,14 @@ func TestReceiveBufferHoldsWhatWasOffered(t *testing.T) {
 			receive()
 		}
 		p.lag = behind
-		for p.fit(); p.socket != &narrow; p.fit() {
+		for p.fit(); p.socket != &smallBuffer; p.fit() {
 			go send()
 			if server.info().Snd_wnd >= uint32(len(burst)) {
 				arrives(t, s.raw, len(burst))
 			}
 			receive()
 		}
-		if offered := server.info().Snd_wnd; offered > uint32(2*narrow.buffer) {
+		if offered := server.info().Snd_wnd; offered > uint32(2*smallBuffer.buffer) {
 			t.Fatalf("%d bytes are offered, more than the buffer holds", offered)
 		}
 	}
@@ -298,7 +298,7 @@ func TestNearSocket(t *testing.T) {
 		}
 		return n
 	}
-	for _, want := range []int{narrow.buffer, narrow.buffer / 2, narrow.buffer} {
+	for _, want := range []int{smallBuffer.buffer, smallBuffer.buffer / 2, smallBuffer.buffer} {
 		// Linux doubles what is asked for, see socket(7).
 		if s.resize(want); buffer() != 2*want {
 			t.Errorf("a receive buffer of %d bytes, want twice %d", buffer(), want)

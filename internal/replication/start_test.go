@@ -37,7 +37,7 @@ func copyBoth(t *testing.T) []byte {
 
 func TestStart(t *testing.T) {
 	srv, conn := pipe(t)
-	s := newStream(conn, NewMemory(4*blockSize), never, 0x1_0000_0A00)
+	s := newStream(conn, paceOf(conn), NewMemory(4*blockSize), never, 0x1_0000_0A00)
 	t.Cleanup(s.Close)
 	// A stream that has waited long must not send a status before the copy.
 	s.statusDue.Store(false)
@@ -75,7 +75,7 @@ func TestStartRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv, conn := pipe(t)
-			s := newStream(conn, NewMemory(4*blockSize), never, 1)
+			s := newStream(conn, paceOf(conn), NewMemory(4*blockSize), never, 1)
 			t.Cleanup(s.Close)
 			go func() {
 				srv.command()

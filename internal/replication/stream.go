@@ -11,11 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/rs/zerolog"
-
-	"outboxd/offsets"
 )
 
 // Limits of a stream's patience.
@@ -29,11 +25,17 @@ const (
 	// wal_sender_timeout does not ask for more.
 	statusAtLeast = 10 * time.Second
 	writeTimeout  = 10 * time.Second
-	// noticeEvery is how often the same warning of the server is logged.
-	noticeEvery = 30 * time.Second
+	// waitAtMost is how long a stream that does not read waits at once: memory may
+	// come back in drops too small to wake it.
+	waitAtMost = time.Second
+	// oversleep is by how much a wait is exceeded only if the process was suspended.
+	oversleep = time.Second
 	// maxFrame is the most that a frame may claim: PostgreSQL's limit of 1 GB
 	// for a message, and a little for its headers.
 	maxFrame = 1<<30 + 1<<20
+	// trusted is how much memory a frame gets for what it claims, in bytes. For more,
+	// half of it must have come.
+	trusted = 16 << 20
 )
 
 // Stream is a replication connection that is streaming. One goroutine reads
@@ -47,18 +49,23 @@ type Stream struct {
 	block *Block
 	r, w  int // block.buf[r:w] is read and not yet handed out
 
-	statusEvery  time.Duration
-	probeAfter   time.Duration
-	silentAfter  time.Duration
-	lastStatus   time.Time
-	lastReceived time.Time
-	replyDue     bool
-	probed       bool
-	newest       uint64 // the highest position of any frame
+	statusEvery time.Duration
+	probeAfter  time.Duration
+	silentAfter time.Duration
+	lastStatus  time.Time
+	// quietSince is since when the server has owed us something: something was
+	// received then, or we began to read, or its process was seen at work.
+	quietSince time.Time
+	wakeAt     time.Time // when the next read gives up waiting
+	replyDue   bool
+	probed     bool
+	walOrder
+	sender sender
+	// readBack waits until the server has a position; nil: over a connection to it.
+	readBack func(ctx context.Context, want pglogrepl.LSN) error
 
-	log       zerolog.Logger
-	noticed   string // the last warning that was logged
-	noticedAt time.Time
+	log      zerolog.Logger
+	warnings warnings
 
 	// Of any goroutine.
 	confirmed   atomic.Uint64
@@ -66,6 +73,9 @@ type Stream struct {
 	interrupted atomic.Pointer[error]
 	received    atomic.Uint64
 	alive       atomic.Int64 // Unix nanoseconds, see Alive
+	// woken has a value when something is to be looked at that a stream which does
+	// not read would notice late.
+	woken chan struct{}
 }
 
 // FrameKind tells what a frame is.
@@ -88,10 +98,9 @@ type Frame struct {
 
 // newStream takes over a connection that has nothing buffered. It starts at a
 // confirmed position, which the first status update repeats.
-func newStream(conn net.Conn, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
+func newStream(conn net.Conn, pace pace, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) *Stream {
 	now := time.Now()
-	s := &Stream{conn: whole(conn), memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, lastReceived: now}
-	s.pace = paceOf(conn)
+	s := &Stream{conn: whole(conn), pace: pace, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, quietSince: now, woken: make(chan struct{}, 1)}
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
 	s.alive.Store(now.UnixNano())
@@ -112,13 +121,17 @@ func (s *Stream) Next() (Frame, error) {
 		case 'd':
 			data := body[5:]
 			if len(data) >= 25 && data[0] == 'w' {
-				s.newest = max(s.newest, binary.BigEndian.Uint64(data[1:]))
+				if err := s.checkMessage(binary.BigEndian.Uint64(data[1:]), data[25:]); err != nil {
+					return Frame{}, err
+				}
 				s.pace.message(int64(binary.BigEndian.Uint64(data[17:])), data[25:])
 				return Frame{Kind: WALData, Data: data[25:]}, nil
 			}
 			if len(data) == 18 && data[0] == 'k' {
 				end := binary.BigEndian.Uint64(data[1:])
-				s.newest = max(s.newest, end)
+				if err := s.reach(end); err != nil {
+					return Frame{}, err
+				}
 				s.replyDue = s.replyDue || data[17] != 0
 				return Frame{Kind: Keepalive, WALEnd: pglogrepl.LSN(end)}, nil
 			}
@@ -148,13 +161,13 @@ func (s *Stream) message() ([]byte, error) {
 		need := 5
 		if have := s.w - s.r; have >= 5 {
 			// The length counts itself and not the type.
-			n := binary.BigEndian.Uint32(s.block.buf[s.r+1:])
+			n := binary.BigEndian.Uint32(s.block.Bytes()[s.r+1:])
 			if n < 4 || n > maxFrame {
 				return nil, fmt.Errorf("read replication stream: message of %d bytes", n)
 			}
 			need = 1 + int(n)
 			if have >= need {
-				m := s.block.buf[s.r : s.r+need : s.r+need]
+				m := s.block.Bytes()[s.r : s.r+need : s.r+need]
 				s.r += need
 				return m, nil
 			}
@@ -174,157 +187,95 @@ func (s *Stream) fill(need int) error {
 	if s.newest != 0 {
 		s.received.Store(s.newest)
 	}
-	s.pace.rest(s.w > s.r)
+	s.pace.delay(s.w > s.r)
+	// What passed until now without a read was us, not the server.
+	s.quietSince, s.probed = time.Now(), false
 	for {
 		if err := s.status(); err != nil {
 			return err
 		}
-		room := s.block.buf[s.w:]
+		room := s.block.Bytes()[s.w:]
 		n, err := s.conn.Read(room)
+		now := time.Now()
 		if n > 0 {
 			s.w += n
-			s.lastReceived, s.probed = time.Now(), false
-			s.pace.read(n, len(room), s.lastReceived)
+			s.heard(now)
+			s.pace.read(n, len(room), now)
 			return nil
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("read replication stream: %w", err)
 		}
+		if late := now.Sub(s.wakeAt); late > oversleep {
+			// The process was suspended. What came meanwhile is still to be read.
+			s.quietSince = s.quietSince.Add(late)
+		}
 	}
 }
 
-// room makes place for a message of need bytes at r. It waits at the memory's
+// room makes place for a message of need bytes at r, or for as much as its first bytes
+// are worth: a long one gets more as it comes. It waits at the memory's
 // limit, and keeps the server informed meanwhile.
 func (s *Stream) room(need int) error {
 	const worthReading = 16 << 10
 	if s.block != nil {
 		// Read on in the same block while it is worth it, or as long as a
 		// message that fits has begun in it.
-		left := len(s.block.buf) - s.r
-		if need <= left && (s.w-s.r > 0 || left >= worthReading) && s.w < len(s.block.buf) {
+		left, have := len(s.block.Bytes())-s.r, s.w-s.r
+		if s.w < len(s.block.Bytes()) && (need <= left && (have > 0 || left >= worthReading) || left >= trusted) {
 			return nil
 		}
+		need = min(need, max(2*have, trusted))
 	}
-	waited := false
 	for {
-		if next := s.memory.take(need, s.block); next != nil {
+		if next := s.memory.Take(need, s.block); next != nil {
 			if s.block != nil {
-				s.w = copy(next.buf, s.block.buf[s.r:s.w])
+				s.w = copy(next.Bytes(), s.block.Bytes()[s.r:s.w])
 				s.r = 0
 				s.block.Release(0)
 			}
 			s.block = next
-			if waited {
-				// Nothing was read meanwhile: that was us, not the server.
-				s.lastReceived = time.Now()
-			}
 			return nil
 		}
-		waited = true
-		select {
-		case <-s.memory.freed:
-		case <-time.After(min(s.statusEvery, time.Second)):
-		}
-		// Also when memory comes back in drops too small to go on with.
-		s.lastReceived = time.Now()
-		if err := s.status(); err != nil {
+		if _, err := s.wait(context.Background(), s.memory.Freed()); err != nil {
 			return err
 		}
 	}
 }
 
-// status sends a status update if one is due, and sets the time at which the
-// next read gives up waiting.
-func (s *Stream) status() error {
-	for {
-		// Again if a confirmation came before the deadline was set and so did
-		// not move it: the flag is set first and the deadline second.
-		if err := s.statusNow(); err != nil || !s.statusDue.Load() {
-			return err
-		}
-	}
-}
-
-func (s *Stream) statusNow() error {
+// wait waits for a signal instead of reading, and keeps the server informed. It may
+// return sooner; signalled tells. An interruption or the end of ctx is an error.
+func (s *Stream) wait(ctx context.Context, signal <-chan struct{}) (signalled bool, err error) {
 	now := time.Now()
-	s.alive.Store(now.UnixNano())
-	silent := now.Sub(s.lastReceived)
-	if silent >= s.silentAfter {
-		return &Error{
-			Err:  fmt.Errorf("%w: nothing was received for %s, not even an answer", ErrSilent, silent.Round(time.Second)),
-			Hint: "the connection is given up and made anew",
-		}
+	if err := s.inform(now, false); err != nil {
+		return false, err
 	}
-	probe := silent >= s.probeAfter && !s.probed
-	if s.statusDue.Swap(false) || s.replyDue || probe || now.Sub(s.lastStatus) >= s.statusEvery {
-		if err := s.send(now, probe); err != nil {
-			return err
-		}
-		s.replyDue = false
-		s.probed = s.probed || probe
-		s.lastStatus = now
-	}
-	wake := s.lastStatus.Add(s.statusEvery)
-	for _, limit := range []time.Duration{s.probeAfter, s.silentAfter} {
-		if at := s.lastReceived.Add(limit); at.After(now) && at.Before(wake) {
-			wake = at
-		}
-	}
-	if err := s.conn.SetReadDeadline(wake); err != nil {
-		return fmt.Errorf("read replication stream: %w", err)
-	}
-	// After the deadline was set, for the same reason.
 	if err := s.interrupted.Load(); err != nil {
-		return *err
+		return false, *err
 	}
-	return nil
-}
-
-// send is the one place that tells PostgreSQL what it may forget. All three
-// positions are the confirmed one: a zero would be filled in from another.
-func (s *Stream) send(now time.Time, reply bool) error {
-	confirmed := s.confirmed.Load()
-	m := make([]byte, 0, 5+34)
-	m = append(m, 'd', 0, 0, 0, 4+34, 'r')
-	m = binary.BigEndian.AppendUint64(m, confirmed) // written
-	m = binary.BigEndian.AppendUint64(m, confirmed) // flushed
-	m = binary.BigEndian.AppendUint64(m, confirmed) // applied
-	m = binary.BigEndian.AppendUint64(m, uint64(now.UnixMicro()-pgEpochMicros))
-	if reply {
-		m = append(m, 1)
-	} else {
-		m = append(m, 0)
+	limit := min(s.lastStatus.Add(s.statusEvery).Sub(now), waitAtMost)
+	if !s.pace.paused {
+		limit = min(limit, closeFor) // no longer than a delay; then reading pauses
 	}
-	if err := s.conn.SetWriteDeadline(now.Add(writeTimeout)); err != nil {
-		return fmt.Errorf("send standby status: %w", err)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-signal:
+		return true, nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	case <-s.woken:
+	case <-timer.C:
+		s.pace.pause()
 	}
-	if _, err := s.conn.Write(m); err != nil {
-		return fmt.Errorf("send standby status: %w", err)
-	}
-	return nil
-}
-
-// pgEpochMicros is 2000-01-01 UTC, PostgreSQL's epoch, in Unix microseconds.
-const pgEpochMicros = 946_684_800_000_000
-
-// Confirm makes a position the one that PostgreSQL is told, at once if the
-// stream is waiting. A position older than the last is ignored.
-func (s *Stream) Confirm(c offsets.Confirmed) {
-	for {
-		old := s.confirmed.Load()
-		if uint64(c.LSN()) <= old {
-			return
-		}
-		if s.confirmed.CompareAndSwap(old, uint64(c.LSN())) {
-			break
-		}
-	}
-	s.statusDue.Store(true)
-	s.wake()
+	return false, nil
 }
 
 // Received returns the newest position that the server named.
 func (s *Stream) Received() pglogrepl.LSN { return pglogrepl.LSN(s.received.Load()) }
+
+// Addr returns the server's address.
+func (s *Stream) Addr() net.Addr { return s.conn.RemoteAddr() }
 
 // Alive returns when the reading goroutine was last seen at work. Reading or
 // waiting, it passes by at least every ten seconds.
@@ -344,27 +295,28 @@ func (s *Stream) Resume(err error) {
 	}
 }
 
-func (s *Stream) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+// ClearInterrupt takes back any interruption.
+func (s *Stream) ClearInterrupt() { s.interrupted.Store(nil) }
 
-// Serve keeps the connection alive without reading frames, until done is closed
-// or ctx ends. The reading goroutine calls it while it waits for
-// acknowledgements at the end.
+func (s *Stream) wake() {
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Serve keeps the connection alive without reading frames, until done is closed: then
+// it returns nil. Confirmations go out at once, and Alive moves on. It ends with an
+// error when the stream was interrupted (the error of Interrupt), when ctx ends (its
+// cause), or when the server cannot be written to; done may then still be open.
+//
+// The reading goroutine calls it instead of waiting for something else, and may read
+// on afterwards.
 func (s *Stream) Serve(ctx context.Context, done <-chan struct{}) error {
-	tick := time.NewTicker(min(s.statusEvery, 200*time.Millisecond))
-	defer tick.Stop()
 	for {
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-			if now := time.Now(); s.statusDue.Swap(false) || now.Sub(s.lastStatus) >= s.statusEvery {
-				if err := s.send(now, false); err != nil {
-					return err
-				}
-				s.lastStatus = now
-			}
+		if ended, err := s.wait(ctx, done); ended || err != nil {
+			return err
 		}
 	}
 }
@@ -372,41 +324,9 @@ func (s *Stream) Serve(ctx context.Context, done <-chan struct{}) error {
 // Close ends the connection. Events keep their blocks.
 func (s *Stream) Close() {
 	s.conn.Close()
+	s.sender.stop()
 	if s.block != nil {
 		s.block.Release(0)
 		s.block = nil
 	}
-}
-
-// notice looks at what the server says beside the stream. One is an error: that a
-// publication did not exist when events were written. Before PostgreSQL 18 the
-// server made it one itself; since then it warns, and passes the events over. It
-// shares its SQLSTATE with others, and messages are translated, so what tells it
-// apart is the function that it comes from.
-//
-// Other warnings say what the server waits for, above all for a standby of
-// synchronized_standby_slots, and are logged.
-func (s *Stream) notice(body []byte) error {
-	var m pgproto3.NoticeResponse
-	if err := m.Decode(body); err != nil {
-		return err
-	}
-	if m.Code == objectNotInPrerequisiteState && m.Routine == "LoadPublications" {
-		return fmt.Errorf("%w: %s; %s", errPublicationMissed, m.Message, m.Detail)
-	}
-	// The server repeats it each time it looks.
-	if now := time.Now(); m.Message != s.noticed || now.Sub(s.noticedAt) >= noticeEvery {
-		s.noticed, s.noticedAt = m.Message, now
-		s.log.Warn().Str("detail", m.Detail).Str("hint", m.Hint).Msg("PostgreSQL warns: " + m.Message)
-	}
-	return nil
-}
-
-// serverError decodes an ErrorResponse.
-func serverError(body []byte) error {
-	var m pgproto3.ErrorResponse
-	if err := m.Decode(body); err != nil {
-		return err
-	}
-	return pgconn.ErrorResponseToPgError(&m)
 }

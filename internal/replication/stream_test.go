@@ -44,7 +44,7 @@ type server struct {
 func newServer(t *testing.T, memory *Memory, statusEvery time.Duration, start pglogrepl.LSN) (*server, *Stream) {
 	t.Helper()
 	srv, conn := pipe(t)
-	s := newStream(conn, memory, statusEvery, start)
+	s := newStream(conn, paceOf(conn), memory, statusEvery, start)
 	t.Cleanup(s.Close)
 	srv.listen()
 	return srv, s
@@ -347,7 +347,7 @@ func TestMemoryLimitKeepsTheServerInformed(t *testing.T) {
 // Interrupt reaches a stream that waits for memory, too.
 func TestInterruptAtTheMemoryLimit(t *testing.T) {
 	memory := NewMemory(blockSize)
-	held := memory.take(1, nil)
+	held := memory.Take(1, nil)
 	held.Retain()
 	_, s := newServer(t, memory, 5*time.Millisecond, 1)
 	why := errors.New("enough")
@@ -531,7 +531,7 @@ func TestSilentServer(t *testing.T) {
 	if err := s.status(); err != nil || len(srv.statuses) != 0 {
 		t.Fatalf("error %v and %d status updates when nothing is due", err, len(srv.statuses))
 	}
-	s.lastReceived = time.Now().Add(-probeAfter)
+	s.quietSince = time.Now().Add(-probeAfter)
 	for range 2 {
 		if err := s.status(); err != nil {
 			t.Fatal(err)
@@ -543,7 +543,7 @@ func TestSilentServer(t *testing.T) {
 	if n := len(srv.statuses); n != 0 {
 		t.Errorf("%d more questions before the first was answered", n)
 	}
-	s.lastReceived = time.Now().Add(-silentAfter)
+	s.quietSince = time.Now().Add(-silentAfter)
 	err := s.status()
 	var advice *Error
 	if !errors.Is(err, ErrSilent) || !errors.As(err, &advice) || advice.Hint == "" {
@@ -553,8 +553,8 @@ func TestSilentServer(t *testing.T) {
 
 func TestSilentServerAnswers(t *testing.T) {
 	srv, s := newServer(t, NewMemory(4*blockSize), never, 700)
+	s.probeAfter = 5 * time.Millisecond
 	for range 2 {
-		s.lastReceived = time.Now().Add(-probeAfter)
 		go func() {
 			if srv.status().reply {
 				srv.write(keepalive(900, false))

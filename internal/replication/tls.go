@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -44,8 +45,8 @@ func whole(conn net.Conn) net.Conn {
 	return conn
 }
 
-// readAhead is how much is read at once, in bytes. It is more than what needs no rest
-// after it (socketUse.plenty).
+// readAhead is how much is read at once, in bytes. It is more than what needs no delay
+// after it (socketUse.enough).
 const readAhead = 64 << 10
 
 // aheadConn is what TLS reads from. It reads ahead if it has a buffer.
@@ -55,6 +56,9 @@ type aheadConn struct {
 	r, w int // buf[r:w] was read ahead
 	// dry says that nothing more is to be read.
 	dry bool
+	// left is how many more bytes may be read before the stream, if limited: see allow.
+	limited atomic.Bool
+	left    atomic.Int64
 }
 
 func (c *aheadConn) Read(b []byte) (int, error) {
@@ -63,7 +67,11 @@ func (c *aheadConn) Read(b []byte) (int, error) {
 			return 0, errDry
 		}
 		if c.buf == nil {
-			return c.Conn.Read(b)
+			n, err := c.Conn.Read(b)
+			if c.limited.Load() && c.left.Add(-int64(n)) < 0 {
+				return 0, errTooMuch
+			}
+			return n, err
 		}
 		n, err := c.Conn.Read(c.buf)
 		if c.r, c.w = 0, n; n == 0 {
@@ -74,6 +82,9 @@ func (c *aheadConn) Read(b []byte) (int, error) {
 	c.r += n
 	return n, nil
 }
+
+// errTooMuch ends a connection whose server says more than any does.
+var errTooMuch = errors.New("the server sends more than an answer can be")
 
 // errDry is a time-out: after it TLS goes on where it was.
 var errDry error = dryError{}

@@ -182,7 +182,7 @@ func TestSecureReadUpToAnError(t *testing.T) {
 // A stream over TLS has the same frames.
 func TestFramesOverTLS(t *testing.T) {
 	conn, below, records := secured(t, tls.VersionTLS13)
-	s := newStream(conn, NewMemory(4*blockSize), never, 1)
+	s := newStream(conn, paceOf(conn), NewMemory(4*blockSize), never, 1)
 	stream, want := sample()
 	large := bytes.Repeat([]byte("0123456789abcdef"), blockSize/8)
 	all := records(stream, walData(400, large), keepalive(500, false))

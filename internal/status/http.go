@@ -7,34 +7,47 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"time"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
 )
 
 var (
 	errStarting    = errors.New("not streaming yet")
-	errUnconfirmed = errors.New("nothing was confirmed for too long")
+	errUnconfirmed = errors.New("nothing was acknowledged or confirmed for too long")
+
+	errKafkaUnknown = errors.New("Kafka has not answered yet")
 )
 
 // Serve answers HTTP on the listener until ctx ends.
 func (s *Status) Serve(ctx context.Context, l net.Listener) error {
+	return s.ServeWith(ctx, l, HTTP{Log: zerolog.Nop()})
+}
+
+// ServeWith is Serve with options.
+func (s *Status) ServeWith(ctx context.Context, l net.Listener, o HTTP) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /status", s.status)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve HTTP: %w", err)
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.Report()) })
+	mux.HandleFunc("GET /status/history", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.history.report()) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { servePage(w, http.StatusOK) })
+	if o.SetLevel != nil {
+		mux.HandleFunc("GET /log-level", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, o.Level()) })
+		mux.HandleFunc("PUT /log-level", o.putLevel)
 	}
-	return nil
+	keeping, stop := context.WithCancel(ctx)
+	var kept sync.WaitGroup
+	kept.Go(func() { s.keepHistory(keeping) })
+	defer kept.Wait()
+	defer stop()
+	return o.serve(ctx, l, mux)
 }
 
 func (s *Status) healthz(w http.ResponseWriter, _ *http.Request) {
-	if s.stuck() {
+	if s.Stuck() {
 		http.Error(w, "the replication stream is not read", http.StatusServiceUnavailable)
 		return
 	}
@@ -52,59 +65,10 @@ func (s *Status) readyz(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// report is the answer of /status.
-type report struct {
-	Ready          bool    `json:"ready"`
-	Reason         string  `json:"reason,omitempty"`
-	UptimeSeconds  float64 `json:"uptime_seconds"`
-	Streaming      bool    `json:"streaming"`
-	ReceivedLSN    string  `json:"received_lsn,omitempty"`
-	ConfirmedLSN   string  `json:"confirmed_lsn,omitempty"`
-	InFlightEvents int64   `json:"in_flight_events"`
-	InFlightBytes  int64   `json:"in_flight_bytes"`
-	OldestUnacked  float64 `json:"oldest_unacked_seconds"`
-	// Of the slot, absent until it was asked about.
-	RetainedBytes *int64 `json:"slot_retained_bytes,omitempty"`
-	SafeBytes     *int64 `json:"slot_safe_bytes,omitempty"` // absent without a limit, too
-	WALStatus     string `json:"slot_wal_status,omitempty"`
-	SlotLSN       string `json:"slot_confirmed_lsn,omitempty"`
-
-	Backfill *backfillReport `json:"backfill,omitempty"`
-}
-
-type backfillReport struct {
-	Expected  int64 `json:"expected_rows"`
-	Published int64 `json:"published_rows"`
-	Done      bool  `json:"done"`
-}
-
-func (s *Status) status(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	r := report{UptimeSeconds: time.Since(s.started).Seconds(), Streaming: s.connected}
-	if err := s.notReady(); err != nil {
-		r.Reason = err.Error()
-	} else {
-		r.Ready = true
-	}
-	s.mu.Unlock()
-	if g := s.gauges.Load(); g != nil {
-		r.ReceivedLSN = g.ReceivedLSN().String()
-		r.ConfirmedLSN = g.Confirmed().String()
-		r.InFlightEvents = g.InFlightEvents()
-		r.InFlightBytes = g.InFlightBytes()
-		r.OldestUnacked = g.OldestUnacked().Seconds()
-	}
-	if slot := s.slot.Load(); slot != nil {
-		r.RetainedBytes, r.WALStatus, r.SlotLSN = &slot.Retained, slot.WALStatus, slot.Confirmed
-		if slot.Safe >= 0 {
-			r.SafeBytes = &slot.Safe
-		}
-	}
-	if b := s.backfill.Load(); b != nil {
-		r.Backfill = &backfillReport{b.expected, b.published(), b.done.Load()}
-	}
+// answer writes JSON.
+func answer(w http.ResponseWriter, what any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	_ = enc.Encode(r)
+	_ = enc.Encode(what)
 }

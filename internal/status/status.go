@@ -3,7 +3,6 @@
 package status
 
 import (
-	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -14,46 +13,37 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// Gauges are read when someone asks.
-type Gauges struct {
-	InFlightEvents func() int64
-	InFlightBytes  func() int64
-	ReceivedLSN    func() pglogrepl.LSN
-	Confirmed      func() pglogrepl.LSN
-	// OldestUnacked is how long Kafka has acknowledged nothing although
-	// something is in flight.
-	OldestUnacked func() time.Duration
-	// Alive is when the goroutine that does the work was last seen at it.
-	Alive func() time.Time
-}
-
-// Slot is what the replication slot costs its server, as last asked for.
-type Slot struct {
-	Retained  int64 // bytes of WAL that are kept for it
-	Safe      int64 // bytes that may be written before it can lose WAL; -1: no limit
-	WALStatus string
-	Confirmed string // the LSN before which nothing can be read again
-}
-
-// walStatuses are those of pg_replication_slots.
-var walStatuses = []string{"reserved", "extended", "unreserved", "lost"}
-
 // Status is safe for any goroutine, but for Acked, which belongs to one.
 type Status struct {
+	reconciled *reconciled // nil: the outbox is not compared
+
 	registry *prometheus.Registry
 
 	published     *prometheus.CounterVec
 	publishErrors *prometheus.CounterVec
 	retries       *prometheus.CounterVec
 	commitToAck   prometheus.Histogram
+	discarded     prometheus.Counter
+	unmasked      *prometheus.CounterVec
+	deadLettered  *prometheus.CounterVec
+	discards      atomic.Int64
 
-	// The counter of the topic that was counted last.
+	// The counters of topics, and that of the topic that was counted last.
+	topics      map[string]prometheus.Counter
 	lastTopic   string
 	lastCounter prometheus.Counter
 
+	ackedAt  atomic.Int64 // Unix nanoseconds; 0: never
 	gauges   atomic.Pointer[Gauges]
 	slot     atomic.Pointer[Slot]
 	backfill atomic.Pointer[backfill]
+	held     held
+	history  history
+	errors   lastErrors
+	lag      atomic.Pointer[[]LagReport]
+	checked  atomic.Pointer[CheckReport]
+
+	build string // the version, set before anything is served
 
 	mu            sync.Mutex
 	started       time.Time
@@ -61,7 +51,12 @@ type Status struct {
 	postgresFault error
 	kafkaFault    error
 	registryFault error
+	unobserved    error // why nobody knows whether the outbox is still published
+	storeFault    error
+	standby       error     // why another process does the work; nil: this one does
+	kafkaSeen     bool      // the cluster has answered
 	confirmedAt   time.Time // when everything was confirmed, or something more
+	discardsThen  int64
 	confirmedLSN  pglogrepl.LSN
 	readyWithin   time.Duration
 }
@@ -82,12 +77,20 @@ func New(readyWithin time.Duration) *Status {
 		}, []string{"side"}),
 		commitToAck: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outboxd_commit_to_ack_seconds", Help: "Time from a transaction's commit to Kafka's acknowledgement of its events.",
-			Buckets: []float64{.001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600},
+			Buckets: []float64{.0005, .001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600},
 		}),
-		started:     time.Now(),
-		readyWithin: readyWithin,
+		topics: make(map[string]prometheus.Counter),
+		unmasked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_mask_unmatched_total", Help: "Payloads in which a path of value.mask selects nothing.",
+		}, []string{"path"}),
+		discarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outboxd_events_discarded_total", Help: "Events that a rule with an empty topic has discarded.",
+		}),
+		started:      time.Now(),
+		readyWithin:  readyWithin,
+		deadLettered: newDeadLettered(),
 	}
-	s.registry.MustRegister(s.published, s.publishErrors, s.retries, s.commitToAck,
+	s.registry.MustRegister(s.deadLettered, s.published, s.publishErrors, s.retries, s.commitToAck, s.discarded, s.unmasked,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.gauge("in_flight_events", "Events handed to Kafka and not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightEvents()) })
 	s.gauge("in_flight_bytes", "Memory held by events that are not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightBytes()) })
@@ -109,6 +112,7 @@ func New(readyWithin time.Duration) *Status {
 			return 0
 		})
 	}
+	s.registerHeld()
 	for state, read := range map[string]func(*backfill) int64{
 		"expected":  func(b *backfill) int64 { return b.expected },
 		"published": func(b *backfill) int64 { return b.published() },
@@ -125,61 +129,17 @@ func New(readyWithin time.Duration) *Status {
 	for _, side := range []string{"postgres", "kafka"} {
 		s.registerSide(side)
 	}
+	for _, role := range roles {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "outboxd_role", Help: "1 for what this process does now.", ConstLabels: prometheus.Labels{"role": role},
+		}, func() float64 {
+			if s.Role() == role {
+				return 1
+			}
+			return 0
+		}))
+	}
 	return s
-}
-
-// UseRegistry says that there is a schema registry, a further side.
-func (s *Status) UseRegistry() {
-	s.registerSide("registry")
-}
-
-// registerSide makes a side's metrics.
-func (s *Status) registerSide(side string) {
-	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "outboxd_connected", Help: "1 while that side works.", ConstLabels: prometheus.Labels{"side": side},
-	}, func() float64 { return s.side(side) }))
-	s.retries.WithLabelValues(side)
-}
-
-func (s *Status) gauge(name, help string, read func(*Gauges) float64) {
-	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outboxd_" + name, Help: help}, func() float64 {
-		if g := s.gauges.Load(); g != nil {
-			return read(g)
-		}
-		return 0
-	}))
-}
-
-// slotGauge is 0 until the slot was asked about.
-func (s *Status) slotGauge(name, help string, labels prometheus.Labels, read func(*Slot) float64) {
-	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outboxd_" + name, Help: help, ConstLabels: labels}, func() float64 {
-		if slot := s.slot.Load(); slot != nil {
-			return read(slot)
-		}
-		return 0
-	}))
-}
-
-// Slot notes the slot's health.
-func (s *Status) Slot(slot Slot) { s.slot.Store(&slot) }
-
-func (s *Status) side(side string) float64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if side == "postgres" && s.connected || side == "kafka" && s.kafkaFault == nil || side == "registry" && s.registryFault == nil {
-		return 1
-	}
-	return 0
-}
-
-// Acked counts an event that Kafka has acknowledged. It belongs to the Kafka
-// client's goroutine.
-func (s *Status) Acked(topic string, committed, acked time.Time) {
-	if topic != s.lastTopic || s.lastCounter == nil {
-		s.lastTopic, s.lastCounter = topic, s.published.WithLabelValues(topic)
-	}
-	s.lastCounter.Inc()
-	s.commitToAck.Observe(acked.Sub(committed).Seconds())
 }
 
 // Streaming says that a session has begun.
@@ -187,7 +147,7 @@ func (s *Status) Streaming(g *Gauges) {
 	s.gauges.Store(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.connected, s.postgresFault, s.confirmedAt = true, nil, time.Now()
+	s.connected, s.postgresFault, s.unobserved, s.storeFault, s.standby, s.confirmedAt = true, nil, nil, nil, nil, time.Now()
 }
 
 // backfill is how far the rows from before the slot are.
@@ -226,13 +186,31 @@ func (s *Status) Stopped() {
 	s.connected = false
 }
 
-// Fault says why the next session has to wait. side is postgres, kafka or
-// registry.
-func (s *Status) Fault(side string, err error) {
-	s.retries.WithLabelValues(side).Inc()
+// StandBy says that another process has the slot, and that this one takes over when
+// it ends. That is no fault.
+func (s *Status) StandBy(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.standby, s.postgresFault, s.storeFault = reason, nil, nil
+}
+
+// Discarded counts an event that is not published because a rule says so.
+func (s *Status) Discarded() {
+	s.discarded.Inc()
+	s.discards.Add(1)
+}
+
+// Fault says why the next session has to wait. side is postgres, kafka, registry or
+// store: who really failed.
+func (s *Status) Fault(side string, err error) {
+	s.retries.WithLabelValues(side).Inc()
+	s.errors.add(side, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.standby = nil
 	switch side {
+	case "store":
+		s.storeFault = err
 	case "kafka":
 		s.publishErrors.WithLabelValues("delivery").Inc()
 		s.kafkaFault = err
@@ -243,11 +221,39 @@ func (s *Status) Fault(side string, err error) {
 	}
 }
 
-// Kafka says why Kafka acknowledges nothing, or with nil that it does.
+// Waiting says what a start waits for in PostgreSQL, or with nil that it no longer
+// does. It counts no retry.
+func (s *Status) Waiting(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.postgresFault = err
+}
+
+// Kafka says why Kafka acknowledges nothing or does not answer, or with nil that it
+// does. Until it has answered once, nothing is known of it.
 func (s *Status) Kafka(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.errors.addChanged("kafka", s.kafkaFault, err)
 	s.kafkaFault = err
+	s.kafkaSeen = s.kafkaSeen || err == nil
+}
+
+// Store says why positions cannot be stored, or with nil that they are.
+func (s *Status) Store(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errors.addChanged("store", s.storeFault, err)
+	s.storeFault = err
+}
+
+// Unobserved says why positions wait although events are acknowledged, or with nil
+// that they do not.
+func (s *Status) Unobserved(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errors.addChanged("postgres", s.unobserved, err)
+	s.unobserved = err
 }
 
 // RegistryAnswered says that the schema registry has given what was asked for.
@@ -265,36 +271,7 @@ func (s *Status) Confirmed(lsn pglogrepl.LSN, all bool) {
 		s.confirmedLSN = max(lsn, s.confirmedLSN)
 		s.confirmedAt = time.Now()
 	}
-}
-
-// stuckAfter is how long the working goroutine may not be seen while it streams.
-const stuckAfter = time.Minute
-
-// stuck reports whether the process makes no progress, so that only a restart
-// helps. A fault of PostgreSQL or Kafka is none: it is waited for.
-func (s *Status) stuck() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.gauges.Load()
-	return s.connected && g != nil && time.Since(g.Alive()) > stuckAfter
-}
-
-// notReady returns why the connector is not ready, or nil. The caller holds mu.
-func (s *Status) notReady() error {
-	switch {
-	case s.kafkaFault != nil:
-		return s.kafkaFault
-	case s.registryFault != nil:
-		return s.registryFault
-	case s.postgresFault != nil:
-		return s.postgresFault
-	case !s.connected:
-		return errStarting
-	case s.backfill.Load().running():
-		b := s.backfill.Load()
-		return fmt.Errorf("backfill: %d of %d rows published", b.published(), b.expected)
-	case time.Since(s.confirmedAt) > s.readyWithin:
-		return errUnconfirmed
+	if n := s.discards.Load(); n != s.discardsThen {
+		s.discardsThen, s.confirmedAt = n, time.Now()
 	}
-	return nil
 }

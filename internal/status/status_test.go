@@ -93,6 +93,7 @@ func TestRegistry(t *testing.T) {
 	}
 
 	s.RegistryAnswered()
+	s.Kafka(nil)
 	if code, body := get("/readyz"); code != http.StatusOK {
 		t.Errorf("/readyz after the answer: %d %s", code, body)
 	}
@@ -167,6 +168,7 @@ func TestBackfill(t *testing.T) {
 		t.Errorf("a backfill in %s", body)
 	}
 	s.Streaming(someGauges)
+	s.Kafka(nil)
 	s.Backfill(1000, func() int64 { return 12 })
 	_, body = get("/metrics")
 	metric(t, body, `outboxd_backfill_rows{state="expected"}`, "1000")
@@ -190,7 +192,8 @@ func TestMetricNames(t *testing.T) {
 	promised := strings.Fields(`events_published_total events_dead_lettered_total publish_errors_total
 		retries_total in_flight_events in_flight_bytes commit_to_ack_seconds oldest_unacked_seconds received_lsn confirmed_lsn
 		slot_retained_bytes slot_safe_bytes slot_wal_status connected outbox_rows outbox_oldest_row_seconds
-		retention_removed_total reconcile_mismatches backfill_rows`)
+		retention_removed_total reconcile_mismatches backfill_rows role events_discarded_total
+		slot_lost_in_seconds slot_wal_before_confirmed_bytes slot_wal_after_confirmed_bytes slot_wal_held_by build_info`)
 	s := New(time.Minute)
 	s.Acked("orders", time.Now(), time.Now())
 	s.Fault("kafka", errors.New("gone"))
@@ -230,6 +233,12 @@ func TestReadiness(t *testing.T) {
 	s.Fault("postgres", errors.New("connect: connection refused"))
 	ready("connection refused")
 	s.Streaming(someGauges)
+	ready("Kafka has not answered yet")
+	s.Kafka(nil)
+	ready("")
+	s.Store(errors.New("the position cannot be stored"))
+	ready("the position cannot be stored")
+	s.Store(nil)
 	ready("")
 	s.Kafka(errors.New(`topic "orders" does not exist`))
 	ready(`topic "orders" does not exist`)
@@ -252,6 +261,7 @@ func TestReadiness(t *testing.T) {
 func TestReadyOnlyWhileConfirmed(t *testing.T) {
 	s := New(time.Minute)
 	s.Streaming(someGauges)
+	s.Kafka(nil)
 	reason := func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -292,6 +302,83 @@ func TestReadyOnlyWhileConfirmed(t *testing.T) {
 	}
 }
 
+// Inside a transaction nothing is confirmed, however long it is: that Kafka
+// acknowledges, or that a rule discards what is read, is progress.
+func TestReadyInsideALargeTransaction(t *testing.T) {
+	s := New(time.Minute)
+	s.Streaming(someGauges)
+	s.Kafka(nil)
+	late := time.Now().Add(-2 * time.Minute)
+	s.confirmedAt = late
+	s.Acked("orders", late, late)
+	if err := s.notReady(); !errors.Is(err, errUnconfirmed) {
+		t.Errorf("without an acknowledgement: %v", err)
+	}
+	s.Acked("orders", late, time.Now())
+	if err := s.notReady(); err != nil {
+		t.Errorf("with an acknowledgement: %v", err)
+	}
+	s.Acked("orders", late, late)
+	s.Discarded()
+	s.Confirmed(0, false)
+	if err := s.notReady(); err != nil {
+		t.Errorf("with an event discarded: %v", err)
+	}
+	s.confirmedAt = late
+	s.Confirmed(0, false)
+	if err := s.notReady(); !errors.Is(err, errUnconfirmed) {
+		t.Errorf("with nothing since: %v", err)
+	}
+}
+
+// A process that stands by is ready to take over, if Kafka answers it, and is no
+// fault of anybody's.
+func TestStandby(t *testing.T) {
+	s := New(time.Minute)
+	s.UseStore()
+	get := serve(t, s)
+	role := func(want string, ready bool) {
+		t.Helper()
+		if code, body := get("/readyz"); (code == http.StatusOK) != ready {
+			t.Errorf("as %s /readyz says %d %s", want, code, body)
+		}
+		_, body := get("/metrics")
+		for _, r := range roles {
+			value := "0"
+			if r == want {
+				value = "1"
+			}
+			metric(t, body, `outboxd_role{role="`+r+`"}`, value)
+		}
+		if _, body := get("/status"); !strings.Contains(body, `"role": "`+want+`"`) {
+			t.Errorf("not %s: %s", want, body)
+		}
+	}
+	role(Waiting, false)
+	s.Fault("store", errors.New("the topic cannot be read"))
+	role(Waiting, false)
+	s.StandBy(errors.New("the slot is in use"))
+	role(Standby, false)
+	s.Kafka(nil)
+	role(Standby, true)
+	if _, body := get("/status"); !strings.Contains(body, "the slot is in use") {
+		t.Errorf("does not say why: %s", body)
+	}
+	_, body := get("/metrics")
+	metric(t, body, `outboxd_retries_total{side="postgres"}`, "0")
+	metric(t, body, `outboxd_retries_total{side="store"}`, "1")
+	metric(t, body, `outboxd_connected{side="store"}`, "1")
+	s.Kafka(errors.New("no broker answers"))
+	role(Standby, false)
+	s.Kafka(nil)
+	s.Fault("postgres", errors.New("connection refused"))
+	role(Waiting, false)
+	s.Streaming(someGauges)
+	role(Streaming, true)
+	s.Backfill(10, func() int64 { return 1 })
+	role(Backfill, false)
+}
+
 func TestStatusJSON(t *testing.T) {
 	s := New(time.Minute)
 	get := serve(t, s)
@@ -320,8 +407,9 @@ func TestStatusJSON(t *testing.T) {
 		t.Errorf("confirmed_lsn is %v before anything is known", r["confirmed_lsn"])
 	}
 	s.Streaming(someGauges)
+	s.Kafka(nil)
 	r = report()
-	check(r, map[string]any{"ready": true, "streaming": true, "received_lsn": "1/200", "confirmed_lsn": "1/100",
+	check(r, map[string]any{"ready": true, "role": "streaming", "streaming": true, "received_lsn": "1/200", "confirmed_lsn": "1/100",
 		"in_flight_events": 12.0, "in_flight_bytes": 3400.0, "oldest_unacked_seconds": 1.5})
 	if _, there := r["reason"]; there {
 		t.Errorf("ready, with the reason %v", r["reason"])
@@ -374,6 +462,13 @@ func TestSlotHealth(t *testing.T) {
 	metric(t, body, "outboxd_slot_safe_bytes", "+Inf")
 	metric(t, body, `outboxd_slot_wal_status{status="reserved"}`, "1")
 	metric(t, body, `outboxd_slot_wal_status{status="lost"}`, "0")
+
+	s.Slot(Slot{Retained: 8192, WALStatus: "lost", Synchronous: "commits wait"})
+	_, body = get("/metrics")
+	metric(t, body, "outboxd_slot_safe_bytes", "0")
+	if _, body := get("/status"); !strings.Contains(body, `"synchronous_standby": "commits wait"`) {
+		t.Errorf("/status: %s", body)
+	}
 
 	s.Slot(Slot{Retained: 8192, Safe: 100, WALStatus: "unreserved"})
 	_, body = get("/metrics")

@@ -18,36 +18,27 @@ type echo struct {
 
 func startEcho(t *testing.T) *echo {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	e := &echo{addr: l.Addr().String(), received: make(chan byte, 1<<20)}
-	go func() {
+	e := &echo{received: make(chan byte, 1<<20)}
+	server, err := NewStub(func(conn net.Conn) {
+		buf := make([]byte, 1024)
 		for {
-			conn, err := l.Accept()
+			n, err := conn.Read(buf)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				buf := make([]byte, 1024)
-				for {
-					n, err := conn.Read(buf)
-					if err != nil {
-						return
-					}
-					for _, b := range buf[:n] {
-						e.received <- b
-					}
-					if _, err := conn.Write(buf[:n]); err != nil {
-						return
-					}
-				}
-			}()
+			for _, b := range buf[:n] {
+				e.received <- b
+			}
+			if _, err := conn.Write(buf[:n]); err != nil {
+				return
+			}
 		}
-	}()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	e.addr = server.Addr()
 	return e
 }
 

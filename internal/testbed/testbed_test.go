@@ -75,6 +75,7 @@ func eventually(t *testing.T, ctx context.Context, p *Postgres, sql, want string
 const slots = "select coalesce(string_agg(slot_name || '/' || plugin, ',' order by slot_name), '') from pg_replication_slots where plugin is not null"
 
 func TestPostgresSurvivesKill(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	p, err := StartPostgres(ctx, PostgresOptions{Settings: map[string]string{"work_mem": "7MB", "cluster_name": `it's a \ test`}})
 	must(t, err)
@@ -121,6 +122,7 @@ func TestPostgresSurvivesKill(t *testing.T) {
 }
 
 func TestPostgresKeepsNamedDir(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	dir, err := os.MkdirTemp("", "outboxd-dir-*") // t.TempDir is closed to other users
 	must(t, err)
@@ -139,6 +141,7 @@ func TestPostgresKeepsNamedDir(t *testing.T) {
 }
 
 func TestPostgresReportsItsLog(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	_, err := StartPostgres(ctx, PostgresOptions{Settings: map[string]string{"wal_level": "nonsense"}})
 	if err == nil || !strings.Contains(err.Error(), "wal_level") {
@@ -150,6 +153,7 @@ func TestPostgresReportsItsLog(t *testing.T) {
 }
 
 func TestStandbyTakesOverWithSlot(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	p, err := StartPostgres(ctx, PostgresOptions{Version: "17"})
 	must(t, err)
@@ -190,6 +194,7 @@ func TestStandbyTakesOverWithSlot(t *testing.T) {
 }
 
 func TestOldStandby(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	p, err := StartPostgres(ctx, PostgresOptions{Version: "14"})
 	must(t, err)
@@ -251,6 +256,7 @@ func expectOnce(t *testing.T, seen map[string]int, values ...string) {
 }
 
 func TestKafkaSurvivesKill(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	proxy := startProxy(t, "")
 	k, err := StartKafka(ctx, KafkaOptions{
@@ -299,6 +305,7 @@ func TestKafkaSurvivesKill(t *testing.T) {
 }
 
 func TestKafkaClusterSurvivesBrokers(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	k, err := StartKafka(ctx, KafkaOptions{Brokers: 3})
 	must(t, err)
@@ -324,6 +331,7 @@ func TestKafkaClusterSurvivesBrokers(t *testing.T) {
 }
 
 func TestRegistry(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	r, err := StartRegistry(ctx)
 	must(t, err)
@@ -378,6 +386,7 @@ func beKilled() {
 }
 
 func TestServersEndWithTheTestBinary(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t)
 	exe, err := os.Executable()
 	must(t, err)

@@ -1,0 +1,231 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"outboxd/decoder"
+	"outboxd/internal/backfill"
+	"outboxd/internal/deadletter"
+	"outboxd/internal/flow"
+	"outboxd/internal/replication"
+	"outboxd/internal/status"
+	"outboxd/offsets"
+	"outboxd/sink"
+)
+
+// backfill publishes the rows that were in the table before the slot, once: a slot
+// that exists says that it is done. For what a crash leaves behind at each moment
+// see replication.Snapshot.
+//
+// It returns nil when it is done, and ErrUnclean when ctx has ended.
+func (p *Connector) backfill(ctx context.Context) error {
+	if !p.o.Source.Backfill || p.known != nil {
+		return nil
+	}
+	conn, err := replication.Connect(ctx, p.o.Source)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.EndStale(ctx, p.backend); err != nil {
+		return err
+	}
+	p.backend = conn.Backend()
+	snapshot, err := conn.Snapshot(ctx)
+	if snapshot == nil || err != nil {
+		return err
+	}
+	p.catalog, p.slotHoldTime = conn.Catalog(), conn.Keeps()
+	reader, err := p.openSnapshot(ctx, snapshot)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	b, err := p.newBackfillSession(reader)
+	if err != nil {
+		return err
+	}
+	p.o.Status.Streaming(&status.Gauges{
+		InFlightEvents: p.sink.InFlight,
+		InFlightBytes:  p.inFlightBytes(),
+		ReceivedLSN:    func() pglogrepl.LSN { return snapshot.LSN },
+		Confirmed:      func() pglogrepl.LSN { return 0 },
+		OldestUnacked:  p.sink.Waiting,
+		Alive:          time.Now, // what can be stuck is the server, or Kafka
+	})
+	p.o.Status.Backfill(reader.Expected(), b.published)
+	defer p.o.Status.Stopped()
+	p.log.Info().Int64("rows", reader.Expected()).Stringer("lsn", snapshot.LSN).Msg("backfill begins")
+	if err := b.run(ctx, snapshot); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: stopped during the backfill, %d of %d rows were published; the next start publishes all of them", ErrUnclean, b.published(), reader.Expected())
+	}
+	if err := snapshot.MakeSlot(ctx); err != nil {
+		return err
+	}
+	p.o.Status.Backfilled()
+	p.log.Info().Int64("rows", reader.Expected()).Msg("backfill done")
+	// From here on a slot that vanishes is not replaced.
+	system, timeline := conn.System()
+	p.known = &offsets.Position{SystemID: system, Timeline: timeline, Slot: p.o.Source.Slot, LSN: snapshot.LSN, Outbox: conn.Outbox(offsets.Outbox{})}
+	p.known.Outbox.Seen = snapshot.LSN
+	return nil
+}
+
+func (p *Connector) openSnapshot(ctx context.Context, snapshot *replication.Snapshot) (*backfill.Reader, error) {
+	filter, err := snapshot.Filter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pg, err := snapshot.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	columns := p.o.Table.Columns
+	o := backfill.Options{
+		Schema: p.o.Table.Schema, Table: p.o.Table.Name, Filter: filter, Slot: snapshot.LSN,
+		Timestamp: columns[decoder.Timestamp].Name, ID: columns[decoder.ID].Name,
+	}
+	for _, c := range columns {
+		if c.Name != "" && !slices.Contains(o.Columns, c.Name) {
+			o.Columns = append(o.Columns, c.Name)
+		}
+	}
+	return backfill.Open(ctx, pg, o, p.memory)
+}
+
+// backfillSession publishes the rows of one snapshot.
+type backfillSession struct {
+	p       *Connector
+	reader  *backfill.Reader
+	flow    *flow.Flow
+	sink    *sink.Kafka
+	tracker *offsets.Tracker
+}
+
+func (p *Connector) newBackfillSession(reader *backfill.Reader) (*backfillSession, error) {
+	o, err := p.stages()
+	if err != nil {
+		return nil, err
+	}
+	p.published = decoder.Position{}
+	// No position of these is confirmed to anybody: the tracker only counts.
+	b := &backfillSession{p: p, reader: reader, sink: p.sink, tracker: offsets.NewTracker(0)}
+	o.Source, o.Tracker = reader, b.tracker
+	if len(p.refusedRows) > 0 {
+		o.Router = rowsRefused{o.Router, p.refusedRows}
+	}
+	b.flow = flow.New(o)
+	return b, nil
+}
+
+// published is how many rows need nothing more, of any goroutine.
+func (b *backfillSession) published() int64 { return max(0, b.reader.Handed()-b.sink.InFlight()) }
+
+// run publishes the rows and waits until Kafka has acknowledged them all. It
+// returns nil also when ctx has ended and everything that was handed over is
+// acknowledged.
+func (b *backfillSession) run(ctx context.Context, snapshot *replication.Snapshot) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	background.Go(func() {
+		select {
+		case <-b.sink.Failed():
+			cancel(b.sink.Err())
+		case <-inner.Done():
+		}
+	})
+	background.Go(func() {
+		if err := snapshot.Watch(inner); err != nil {
+			cancel(err)
+		}
+	})
+	background.Go(func() { b.progress(inner) })
+	background.Go(func() { b.p.watch(inner, b.sink, nil) })
+
+	err := b.readAll(inner)
+	if err == nil {
+		select {
+		case <-b.tracker.Drained():
+		case <-inner.Done():
+			err = context.Cause(inner)
+		}
+	}
+	switch {
+	case b.sink.Err() != nil:
+		return b.deliveryFailed()
+	case errors.Is(err, flow.ErrPoison):
+		b.deliver()
+		return &replication.Error{Err: err, Hint: "it is a row of the backfill: fix or delete it, and start again; the backfill then restarts from its beginning"}
+	case errors.Is(err, deadletter.ErrTooMany):
+		b.deliver()
+		return advised(err)
+	case ctx.Err() != nil:
+		if !b.deliver() {
+			return fmt.Errorf("%w: %d events were sent and not acknowledged by Kafka; they are published again at the next start", ErrUnclean, b.sink.InFlight())
+		}
+		return nil
+	case err != nil && context.Cause(inner) != nil:
+		return context.Cause(inner) // what made the reader end
+	}
+	return err
+}
+
+func (b *backfillSession) readAll(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, b.reader.Within(ctx).Interrupt)
+	defer stop()
+	return b.flow.Run()
+}
+
+// deliver waits for what was handed over, as long as a stop may take.
+func (b *backfillSession) deliver() bool {
+	select {
+	case <-b.tracker.Drained():
+		return true
+	case <-b.sink.Failed():
+	case <-time.After(b.p.o.DrainTimeout):
+	case <-b.p.limits.acks.Done():
+	}
+	return false
+}
+
+// deliveryFailed ends the sink; the backfill restarts from its beginning with another.
+func (b *backfillSession) deliveryFailed() error {
+	b.tracker.Fail()
+	err := b.sink.Err()
+	b.p.closeSink()
+	if failed := (*sink.FailedError)(nil); errors.Is(err, sink.ErrUndeliverable) && errors.As(err, &failed) {
+		if b.p.refusedRow(failed) {
+			return &sink.FailedError{Err: fmt.Errorf("%v; the backfill restarts, and sets this row aside", err)}
+		}
+		return &flow.PoisonError{Position: failed.Position, Err: err}
+	}
+	return err
+}
+
+// progressEvery is how often the log says how far the backfill is.
+const progressEvery = 5 * time.Second
+
+func (b *backfillSession) progress(ctx context.Context) {
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			b.p.log.Info().Int64("published", b.published()).Int64("rows", b.reader.Expected()).Msg("backfill goes on")
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outboxd/offsets"
+)
+
+// memoryStore is a store that fails or hangs when it is told to.
+type memoryStore struct {
+	saved *offsets.Position
+	mu    sync.Mutex
+	fail  func(ctx context.Context) error
+}
+
+func (s *memoryStore) set(fail func(ctx context.Context) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = fail
+}
+
+func (s *memoryStore) Load(context.Context) (*offsets.Position, error) { return s.saved, nil }
+func (s *memoryStore) Save(ctx context.Context, p offsets.Position) error {
+	s.mu.Lock()
+	fail := s.fail
+	s.mu.Unlock()
+	if fail != nil {
+		if err := fail(ctx); err != nil {
+			return err
+		}
+	}
+	s.saved = &p
+	return nil
+}
+
+func TestStopConfirms(t *testing.T) {
+	h := newHarness(t)
+	tx := h.server.commit("1", "2")
+	h.run()
+	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
+	h.stop()
+	if err := h.end(10 * time.Second); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if h.log.count("drained and confirmed") != 1 || h.log.count("fault") != 0 {
+		t.Error("the stop is not logged as what it is")
+	}
+	if ids := h.records(); !slices.Equal(ids, []string{"1", "2"}) {
+		t.Errorf("records %q", ids)
+	}
+}
+
+// A stop whose last store fails is not clean, whatever was delivered, and keeps its
+// deadline whether the store fails or hangs.
+func TestStopWithoutAStore(t *testing.T) {
+	for name, fail := range map[string]func(ctx context.Context) error{
+		"fails": func(context.Context) error { return errors.New("disk full") },
+		"hangs": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			store := &memoryStore{}
+			h.o.Store, h.o.ConfirmEvery, h.o.DrainTimeout = store, time.Hour, time.Second
+			h.run()
+			h.logged(`"message":"streaming"`)
+			store.set(fail) // from the first save of a position on
+			h.server.commit("1")
+			h.delivered()
+			h.stop()
+			if err := h.end(5 * time.Second); !errors.Is(err, ErrUnclean) {
+				t.Errorf("the stop: %v", err)
+			}
+			if h.log.count("drained and confirmed") != 0 {
+				t.Error("it says that everything was confirmed")
+			}
+		})
+	}
+}
+
+// A stop while there is no session confirms what was published before, or says that
+// it could not.
+func TestStopDuringFault(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		h := newHarness(t)
+		h.o.ConfirmEvery, h.o.DrainTimeout = time.Hour, time.Second
+		h.run()
+		tx := h.server.commit("1")
+		h.delivered()
+		h.server.update(func() { h.server.refuse, h.server.ended = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF })
+		h.logged("not streaming")
+		h.stop()
+		if back {
+			h.logged("stopping during a fault")
+			h.server.update(func() { h.server.refuse = nil })
+		}
+		err := h.end(5 * time.Second)
+		if got := h.server.slotLSN() == tx.end; got != back || (err == nil) != back {
+			t.Errorf("server back %t: confirmed %t, %v", back, got, err)
+		}
+		if !back && !errors.Is(err, ErrUnclean) {
+			t.Errorf("the stop: %v", err)
+		}
+	}
+}
+
+// A process that has published nothing has nothing to confirm.
+func TestStopDuringFaultWithNothingSent(t *testing.T) {
+	h := newHarness(t)
+	h.server.refuse = io.ErrUnexpectedEOF
+	h.run()
+	h.logged("not streaming")
+	h.stop()
+	if err := h.end(5 * time.Second); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+}
+
+// Whatever hangs, a stop ends by its deadline, and at once after a second signal.
+func TestStopEnds(t *testing.T) {
+	for name, hang := range map[string]func(h *harness, sent chan struct{}){
+		"Kafka": func(h *harness, sent chan struct{}) {
+			h.kafka.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
+				if _, ok := r.(*kmsg.ProduceRequest); ok {
+					close(sent)
+					h.kafka.SleepControl(func() { <-h.ended })
+				}
+				return nil, nil, false
+			})
+		},
+		"PostgreSQL": func(h *harness, sent chan struct{}) { h.server.update(func() { h.server.hang = true; close(sent) }) },
+	} {
+		for _, second := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				h := newHarness(t)
+				h.o.DrainTimeout = 2 * time.Second
+				if second {
+					h.o.DrainTimeout = time.Hour
+				}
+				h.run()
+				h.logged(`"message":"streaming"`)
+				sent := make(chan struct{})
+				hang(h, sent)
+				h.server.commit("1")
+				<-sent
+				if name == "PostgreSQL" {
+					h.delivered()
+				}
+				h.stop()
+				if second {
+					time.Sleep(50 * time.Millisecond)
+					h.hurry()
+				}
+				if err := h.end(10 * time.Second); !errors.Is(err, ErrUnclean) {
+					t.Errorf("the stop: %v", err)
+				}
+			})
+		}
+	}
+}

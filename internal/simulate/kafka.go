@@ -1,0 +1,121 @@
+package simulate
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// kafka is franz-go's fake cluster behind simulated connections. Producers'
+// sequences, transactions and fencing are the cluster's own.
+type kafka struct {
+	w       *world
+	cluster *kfake.Cluster
+
+	mu        sync.Mutex
+	listeners map[string]*listener
+	links     []*link
+	down      bool // no connection is taken
+}
+
+const (
+	brokers   = 1
+	firstPort = 9092
+)
+
+// socketBytes is what a socket and the network hold of one direction.
+const socketBytes = 64 << 10
+
+func newKafka(w *world, o ...kfake.Opt) (*kafka, error) {
+	k := &kafka{w: w, listeners: make(map[string]*listener)}
+	ports := make([]int, brokers)
+	for i := range ports {
+		ports[i] = firstPort + i
+	}
+	var err error
+	k.cluster, err = kfake.NewCluster(append([]kfake.Opt{kfake.Ports(ports...), kfake.ListenFn(k.listen)}, o...)...)
+	return k, err
+}
+
+func (k *kafka) listen(_, addr string) (net.Listener, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{port: n, conns: make(chan net.Conn), closed: make(chan struct{})}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.listeners[port] = l
+	return l, nil
+}
+
+// dial connects a process to a broker; nil is the verifier, which no fault concerns.
+func (k *kafka) dial(ctx context.Context, p *process, addr string) (net.Conn, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		if err := p.gate(); err != nil {
+			return nil, err
+		}
+	}
+	k.mu.Lock()
+	l, refused := k.listeners[port], k.down && p != nil
+	k.mu.Unlock()
+	if l == nil || refused {
+		return nil, errRefused
+	}
+	made := newLink(p, "client", address(addr), 16*socketBytes)
+	made.late = k.w.o.lateData()
+	select {
+	case l.conns <- made.server:
+	case <-l.closed:
+		return nil, errRefused
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if p != nil {
+		k.mu.Lock()
+		k.links = append(slices.DeleteFunc(k.links, (*link).ended), made)
+		k.mu.Unlock()
+		if err := p.add(made); err != nil {
+			return nil, err
+		}
+	}
+	return made.client, nil
+}
+
+type listener struct {
+	port   int
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+var errListenerClosed = errors.New("listener closed")
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, errListenerClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return address("localhost:" + strconv.Itoa(l.port)) }

@@ -1,0 +1,345 @@
+package simulate
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// What the ends of a connection see that was cut, and who finds no server, as the
+// system says it: clients tell such faults from others by their type.
+var (
+	errReset   error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	errRefused error = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+)
+
+// pipe is one direction of a connection: the sender's socket, the network, and the
+// receiver's socket. One goroutine writes at a time, and one reads.
+type pipe struct {
+	limit int // bytes that are taken before a writer waits
+
+	mu    sync.Mutex
+	queue []chunk
+	bytes int
+	// eof follows on the queue, reset is seen at once and loses the queue.
+	eof, reset bool
+	// silent holds everything back, also the end.
+	silent  bool
+	latency time.Duration
+	// onWrite, if set, is called once, instead of the next write.
+	onWrite func()
+
+	readBy, writeBy time.Time // deadlines
+	readable        chan struct{}
+	writable        chan struct{}
+}
+
+type chunk struct {
+	data []byte
+	due  time.Time
+}
+
+func newPipe(limit int) *pipe {
+	return &pipe{limit: limit, readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// change changes the pipe and wakes who waits for it.
+func (p *pipe) change(f func()) {
+	p.mu.Lock()
+	f()
+	p.mu.Unlock()
+	wake(p.readable)
+	wake(p.writable)
+}
+
+func (p *pipe) read(b []byte) (int, error) {
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		var wait time.Duration
+		switch {
+		case p.reset:
+			p.mu.Unlock()
+			return 0, errReset
+		case !p.readBy.IsZero() && !now.Before(p.readBy):
+			p.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		case p.silent:
+		case len(p.queue) > 0 && !p.queue[0].due.After(now):
+			n := p.take(b, now)
+			p.mu.Unlock()
+			wake(p.writable)
+			return n, nil
+		case len(p.queue) > 0:
+			wait = p.queue[0].due.Sub(now)
+		case p.eof:
+			p.mu.Unlock()
+			return 0, io.EOF
+		}
+		if !p.readBy.IsZero() && (wait == 0 || p.readBy.Sub(now) < wait) {
+			wait = p.readBy.Sub(now)
+		}
+		p.mu.Unlock()
+		await(p.readable, wait)
+	}
+}
+
+// take moves what is due to b. The caller holds mu.
+func (p *pipe) take(b []byte, now time.Time) (n int) {
+	for len(p.queue) > 0 && n < len(b) && !p.queue[0].due.After(now) {
+		c := &p.queue[0]
+		k := copy(b[n:], c.data)
+		n += k
+		if c.data = c.data[k:]; len(c.data) == 0 {
+			p.queue[0] = chunk{}
+			p.queue = p.queue[1:]
+		}
+	}
+	p.bytes -= n
+	return n
+}
+
+// await waits for a signal, but for no longer than limit; 0 is for ever.
+func await(signal <-chan struct{}, limit time.Duration) {
+	if limit == 0 {
+		<-signal
+		return
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-signal:
+	case <-timer.C:
+	}
+}
+
+func (p *pipe) write(b []byte) (int, error) {
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		switch {
+		case p.reset || p.eof:
+			p.mu.Unlock()
+			return 0, errReset
+		case p.onWrite != nil:
+			f := p.onWrite
+			p.onWrite = nil
+			p.mu.Unlock()
+			f()
+			continue
+		case p.bytes == 0 || p.bytes+len(b) <= p.limit:
+			p.queue = append(p.queue, chunk{append([]byte(nil), b...), now.Add(p.latency)})
+			p.bytes += len(b)
+			p.mu.Unlock()
+			wake(p.readable)
+			return len(b), nil
+		case !p.writeBy.IsZero() && !now.Before(p.writeBy):
+			p.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		}
+		var wait time.Duration
+		if !p.writeBy.IsZero() {
+			wait = p.writeBy.Sub(now)
+		}
+		p.mu.Unlock()
+		await(p.writable, wait)
+	}
+}
+
+// conn is one end of a connection. The client's end belongs to a process, which may
+// be paused: then it neither reads nor writes.
+type conn struct {
+	in, out       *pipe
+	process       *process // nil at the server's end
+	link          *link
+	local, remote address
+}
+
+type address string
+
+func (address) Network() string  { return "simulated" }
+func (a address) String() string { return string(a) }
+
+// link is a connection, as the world sees it.
+type link struct {
+	client, server *conn
+	up, down       *pipe // to the server, and to the client
+	to             address
+	// late says that what a process has written arrives although the process has
+	// closed the connection, or ended, while the network was silent.
+	late bool
+
+	mu   sync.Mutex
+	over bool          // closed or cut
+	calm chan struct{} // closed when the network is no longer silent; nil: it is not
+}
+
+// newLink connects a process to a server. limit bounds what either end may have sent
+// that the other has not read.
+func newLink(p *process, from, to address, limit int) *link {
+	l := &link{up: newPipe(limit), down: newPipe(limit), to: to}
+	l.client = &conn{in: l.down, out: l.up, process: p, link: l, local: from, remote: to}
+	l.server = &conn{in: l.up, out: l.down, link: l, local: to, remote: from}
+	return l
+}
+
+// cut ends the connection for both ends; what is on its way is lost.
+func (l *link) cut() {
+	l.end()
+	for _, p := range []*pipe{l.up, l.down} {
+		p.change(func() { p.reset, p.queue, p.bytes = true, nil, 0 })
+	}
+}
+
+// end notes that the connection is closed.
+func (l *link) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+}
+
+func (l *link) ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.over
+}
+
+// done reports whether nothing comes of the connection any more.
+func (l *link) done() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.over && l.calm == nil
+}
+
+// passes waits until the network is not silent, or an end of ctx, or for limit.
+func (l *link) passes(ctx context.Context, limit time.Duration) error {
+	l.mu.Lock()
+	calm, over := l.calm, l.over
+	l.mu.Unlock()
+	if over {
+		return errReset
+	}
+	if calm == nil {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-calm:
+		return l.passes(ctx, limit)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+// silence holds back what both ends send, or lets it go.
+func (l *link) silence(on bool) {
+	l.mu.Lock()
+	switch {
+	case on && l.calm == nil:
+		l.calm = make(chan struct{})
+	case !on && l.calm != nil:
+		close(l.calm)
+		l.calm = nil
+	}
+	l.mu.Unlock()
+	for _, p := range []*pipe{l.up, l.down} {
+		p.change(func() { p.silent = on })
+	}
+}
+
+// slow sets for how long what is sent is on its way.
+func (l *link) slow(up, down time.Duration) {
+	l.up.change(func() { l.up.latency = up })
+	l.down.change(func() { l.down.latency = down })
+}
+
+// loseAnswer cuts the connection instead of what the server sends next: it has done
+// what was asked, and the client never hears of it.
+func (l *link) loseAnswer() {
+	l.down.change(func() { l.down.onWrite = l.cut })
+}
+
+// abandon is the end of the client's process. arrives says that what it has sent
+// arrives still.
+func (l *link) abandon(arrives bool) {
+	l.end()
+	l.down.change(func() { l.down.reset, l.down.queue, l.down.bytes = true, nil, 0 })
+	l.up.change(func() {
+		if l.up.silent && !l.late {
+			arrives = false
+		}
+		if !arrives {
+			l.up.queue, l.up.bytes = nil, 0
+		}
+		now := time.Now()
+		for i := range l.up.queue {
+			l.up.queue[i].due = now
+		}
+		l.up.eof = true
+	})
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.in.read(b)
+	if c.process != nil {
+		if gate := c.process.gate(); gate != nil {
+			return 0, gate
+		}
+	}
+	return n, err
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if c.process != nil {
+		if err := c.process.gate(); err != nil {
+			return 0, err
+		}
+	}
+	return c.out.write(b)
+}
+
+// Close ends the connection in order: what was sent arrives, if the network is not
+// silent.
+func (c *conn) Close() error {
+	c.link.end()
+	c.in.change(func() { c.in.reset, c.in.queue, c.in.bytes = true, nil, 0 })
+	c.out.change(func() {
+		if c.out.silent && !c.link.late {
+			c.out.queue, c.out.bytes = nil, 0
+		}
+		c.out.eof = true
+	})
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr  { return c.local }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.in.change(func() { c.in.readBy = t })
+	return nil
+}
+
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.out.change(func() { c.out.writeBy = t })
+	return nil
+}
+
+func (c *conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}

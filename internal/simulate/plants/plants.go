@@ -1,0 +1,48 @@
+package main
+
+// plants are mistakes that others have made, or that were made here once.
+var plants = []plant{
+	{"a position is an LSN and the length of the message", []edit{
+		{"internal/flow/flow.go", "f.tx.Commit(f.o.Decoder.CommitEnd())", "f.tx.Commit(f.o.Decoder.CommitEnd() + pglogrepl.LSN(len(data)))"},
+	}},
+	{"events are ordered by the LSN of their rows", []edit{
+		{"internal/replication/stream.go", "return Frame{Kind: WALData, Data: data[25:]}, nil", "return Frame{Kind: WALData, Data: data[25:], WALEnd: pglogrepl.LSN(binary.BigEndian.Uint64(data[1:]))}, nil"},
+		{"internal/flow/flow.go", "\ttx        *offsets.Transaction // open, or nil\n", "\trow, sent pglogrepl.LSN\n\ttx        *offsets.Transaction // open, or nil\n"},
+		{"internal/flow/flow.go", "\t\tif err := f.handle(frame.Data); err != nil {", "\t\tf.row = frame.WALEnd\n\t\tif err := f.handle(frame.Data); err != nil {"},
+		{"internal/flow/flow.go", "func (f *Flow) publish(ev *decoder.Event) error {\n", "func (f *Flow) publish(ev *decoder.Event) error {\n\tif f.row < f.sent {\n\t\treturn nil\n\t}\n\tf.sent = f.row\n"},
+	}},
+	{"a keepalive counts while events are in flight", []edit{
+		{"offsets/tracker.go", "\tif t.head == len(t.queue) {\n\t\tt.advance(end)\n\t\treturn\n\t}\n\t// An empty", "\tif true {\n\t\tt.advance(end)\n\t\treturn\n\t}\n\t// An empty"},
+	}},
+	{"the newest acknowledgement counts, and not all before it", []edit{
+		{"offsets/tracker.go", "\ttx.done = true\n", "\ttx.done = true\n\tt.advance(tx.end)\n"},
+	}},
+	{"resuming inside a transaction by its LSN alone", []edit{
+		{"offsets/start.go", "\t\td.Skip = d.Position.Inside\n", "\t\td.Skip = Event{d.Position.Inside.CommitLSN, 1 << 31}\n"},
+	}},
+	{"a failed record is forgotten, and the next one counts", []edit{
+		{"sink/kafka.go", "\t\tk.fail(d, err)\n\t\tk.discard(d)\n", "\t\treceipt := d.Receipt\n\t\tk.discard(d)\n\t\treceipt.Acknowledge()\n"},
+		{"offsets/tracker.go", "\tt.mu.Lock()\n\tt.failed = true\n\tt.mu.Unlock()\n", ""},
+	}},
+	{"a goroutine outlives the run", []edit{
+		{"sink/pause.go", "\t\tcase <-k.ctx.Done():\n\t\t\treturn\n\t\tcase <-tick.C:", "\t\tcase <-tick.C:"},
+		{"sink/pause.go", "\t\tif k.paused() != nil {\n\t\t\treturn\n\t\t}\n", ""},
+	}},
+	{"a stop that could not store its position is called clean", []edit{ // two checks keep it from that
+		{"internal/connector/stop.go", "\tif !s.p.covers(s.p.sent) {\n\t\treturn fmt.Errorf(\"%w: a transaction was", "\tif false {\n\t\treturn fmt.Errorf(\"%w: a transaction was"},
+		{"internal/connector/stop.go", "\tif stored != nil {\n\t\treturn fmt.Errorf(\"%w: the last position could not be stored, events", "\tif false {\n\t\treturn fmt.Errorf(\"%w: the last position could not be stored, events"},
+	}},
+	{"exactly once: the position is read before the id is taken", []edit{
+		{"internal/connector/start.go", "\t\t\terr = p.acquire(ctx)\n\t\t\ts.ID, s.Delivered", "\t\t\tif err = p.load(ctx); err == nil {\n\t\t\t\ts.Server.FlushLSN, err = conn.Flushed(ctx)\n\t\t\t}\n\t\t\tif err == nil {\n\t\t\t\terr = p.acquire(ctx)\n\t\t\t}\n\t\t\ts.Read = true\n\t\t\ts.ID, s.Delivered"},
+	}},
+	{"exactly once: the position is stored outside the transaction", []edit{
+		{"internal/guarantee/exactlyonce.go", "\te.claimed, e.claimDue = true, false\n", "\tif err := e.positions.(interface {\n\t\tSave(context.Context, offsets.Position) error\n\t}).Save(ctx, at); err != nil {\n\t\treturn &Doubt{err}\n\t}\n\te.claimed, e.claimDue = true, false\n"},
+		{"sink/transaction.go", "\tk.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {\n\t\tif err == nil {\n\t\t\terr = k.txn.holds(r)\n\t\t}\n\t\tdone <- err\n\t})\n", "\tdone <- nil\n"},
+	}},
+	{"exactly once: a position inside a transaction is ignored", []edit{
+		{"offsets/start.go", "\tif d.Position.Inside.After(d.Skip) {", "\tif d.Position.Inside.After(d.Skip) && !s.Transactional {"},
+	}},
+	{"exactly once: the claim is left out", []edit{
+		{"internal/guarantee/exactlyonce.go", "\te.sink, e.claimDue = k, true\n", "\te.sink, e.claimDue = k, false\n"},
+	}},
+}

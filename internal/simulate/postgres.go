@@ -1,0 +1,224 @@
+package simulate
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+const slotName = "outboxd"
+
+// walStart is where the WAL of a new server begins.
+const walStart pglogrepl.LSN = 0x1_0000_0000
+
+// postgres is a server with one outbox, one slot and the slot's own rules. It is
+// whichever server the connection string leads to: a promotion makes it another.
+//
+// Its WAL is durable as soon as it is written. What a crash takes is the slot's
+// position, which is on disk as of the last checkpoint, and open transactions.
+type postgres struct {
+	w *world
+	// timeout is wal_sender_timeout. empties: before PostgreSQL 15, transactions of
+	// which nothing is published are sent, as a beginning and an end.
+	timeout time.Duration
+	empties bool
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced with each change
+	system   string
+	timeline int32
+	switches map[int32]pglogrepl.LSN
+	end      pglogrepl.LSN // of the WAL
+	xid      uint32
+	open     []*transaction
+	log      []record
+	slot     *slot
+	pid      uint32
+	down     bool
+	links    []*link
+
+	// replicated is how far the standby is; lagging says that it comes no further.
+	// synchronized: the walsender sends nothing that the standby does not have
+	// (synchronized_standby_slots).
+	replicated   pglogrepl.LSN
+	lagging      bool
+	synchronized bool
+	// copied is the position of the standby's copy of the slot.
+	copied pglogrepl.LSN
+}
+
+// slot is the logical replication slot.
+type slot struct {
+	// confirmed is confirmed_flush_lsn: decoding begins with the first transaction
+	// whose commit record does not begin before it.
+	confirmed pglogrepl.LSN
+	// saved is confirmed as it is on disk.
+	saved pglogrepl.LSN
+	// sender streams from it, nil when none does.
+	sender *walsender
+}
+
+func newPostgres(w *world) *postgres {
+	s := &postgres{w: w, changed: make(chan struct{}), system: "7301", timeline: 1, end: walStart, switches: make(map[int32]pglogrepl.LSN)}
+	s.replicated = s.end
+	return s
+}
+
+// update changes the server and wakes whoever waits for it.
+func (s *postgres) update(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	if !s.lagging {
+		s.replicated = s.end
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// makeSlot makes the slot at the end of the WAL. The caller holds mu.
+func (s *postgres) makeSlot() {
+	s.slot = &slot{confirmed: s.end, saved: s.end}
+	s.copied = s.end
+	s.w.note("server: slot made at %s", s.end)
+}
+
+// confirm takes a client's flush position: LogicalConfirmReceivedLocation.
+func (s *postgres) confirm(from *walsender, lsn pglogrepl.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slot == nil || s.slot.sender != from || lsn <= s.slot.confirmed {
+		return
+	}
+	s.slot.confirmed = lsn
+	s.w.note("server: confirmed_flush %s", lsn)
+}
+
+// checkpoint writes the slot's position to disk, and so does the standby with its
+// copy, as far as it has the WAL.
+func (s *postgres) checkpoint() {
+	s.update(func() {
+		if s.slot != nil {
+			s.slot.saved = s.slot.confirmed
+			s.copied = min(s.slot.confirmed, s.replicated)
+			s.w.note("server: checkpoint, slot saved at %s", s.slot.saved)
+		}
+	})
+}
+
+// stop ends the server. A crash takes back what was not on disk; a shutdown writes a
+// checkpoint. Open transactions are rolled back.
+func (s *postgres) stop(crash bool) {
+	var links []*link
+	s.update(func() {
+		s.down = true
+		links, s.links = s.links, nil
+		s.rollBack()
+		if s.slot == nil {
+			return
+		}
+		s.slot.sender = nil
+		if crash {
+			s.slot.confirmed = s.slot.saved
+		}
+		s.slot.saved = s.slot.confirmed
+		s.w.note("server: stopped (crash %t), slot at %s", crash, s.slot.confirmed)
+	})
+	for _, l := range links {
+		l.cut()
+	}
+}
+
+// rollBack aborts the open transactions. The caller holds mu.
+func (s *postgres) rollBack() {
+	for _, tx := range s.open {
+		tx.aborted = true
+	}
+	s.open = nil
+}
+
+func (s *postgres) start() {
+	s.update(func() {
+		if s.down {
+			s.down = false
+			s.write(120) // the checkpoint at the end of recovery
+			s.w.note("server: up, WAL ends at %s", s.end)
+		}
+	})
+}
+
+// promote replaces the server by its standby, which has the WAL up to replicated, and
+// the slot only if it was kept in step.
+func (s *postgres) promote(withSlot bool) {
+	s.stop(true)
+	s.update(func() {
+		cut := s.replicated
+		cutOff := cut < s.end
+		s.switches[s.timeline] = cut
+		s.timeline++
+		var lost []*transaction
+		for i := len(s.log) - 1; i >= 0 && s.log[i].end > cut; i-- {
+			if tx := s.log[i].tx; tx != nil {
+				lost = append(lost, tx)
+			}
+		}
+		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r record) bool { return r.end > cut })
+		s.end, s.lagging = cut, false
+		if s.slot == nil || !withSlot {
+			s.slot = nil
+		} else {
+			at := min(s.copied, cut)
+			s.slot = &slot{confirmed: at, saved: at}
+			s.copied = at
+		}
+		slices.Reverse(lost)
+		behind := len(lost) > 0 || s.slot == nil || cutOff
+		s.w.verifier.promoted(lost, behind)
+		s.w.note("server: standby promoted to timeline %d at %s, slot %t, %d transactions lost", s.timeline, cut, s.slot != nil, len(lost))
+	})
+	s.start()
+}
+
+// restart returns where decoding has to begin to read: before every transaction that
+// is still to be sent. The caller holds mu.
+func (s *postgres) restart() pglogrepl.LSN {
+	at := s.slot.confirmed
+	for i := len(s.log) - 1; i >= 0 && s.log[i].end > s.slot.confirmed; i-- {
+		if tx := s.log[i].tx; tx != nil {
+			at = min(at, tx.first)
+		}
+	}
+	for _, tx := range s.open {
+		if tx.first != 0 {
+			at = min(at, tx.first)
+		}
+	}
+	return at
+}
+
+// terminate ends a server process: pg_terminate_backend.
+func (s *postgres) terminate(pid uint32) {
+	s.mu.Lock()
+	var sender *walsender
+	if s.slot != nil && s.slot.sender != nil && s.slot.sender.pid == pid {
+		sender = s.slot.sender
+	}
+	s.mu.Unlock()
+	if sender != nil {
+		sender.end("terminated")
+	}
+}
+
+func (s *postgres) confirmedFlush() pglogrepl.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slot == nil {
+		return 0
+	}
+	return s.slot.confirmed
+}
+
+func pidText(pid uint32) string { return "started " + strconv.Itoa(int(pid)) }

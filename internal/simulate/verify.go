@@ -1,0 +1,362 @@
+package simulate
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/offsets"
+)
+
+// verifier knows what was committed and reads what Kafka holds, and holds the one to
+// the other: whenever PostgreSQL is told a position, whenever one is stored, when a
+// stream begins, and after each step of a seed.
+type verifier struct {
+	w *world
+	// exactly: a reader of committed records sees each event once.
+	exactly bool
+
+	mu     sync.Mutex
+	reader *reader
+	first  error // the first promise that was broken
+	// rows by id; keys are those of one key and topic in commit order.
+	rows map[string]*seenRow
+	keys map[string][]*seenRow
+	at   map[string]int // the index of each key's record that came last
+	part map[string]int32
+	// txs are in commit order; those before head are delivered as a whole.
+	txs      []*transaction
+	head     int
+	timeline int32
+	// arrivals counts records, repeats those that had come before. faults says that
+	// something has happened after which a suffix may repeat.
+	arrivals, repeats int
+	faults            bool
+	// overlap says that two processes have run at the same time, without transactions.
+	// What the one has sent when it loses the slot can arrive among the events of the
+	// other: a repetition need not be a suffix then.
+	overlap bool
+	// clean is arrivals at a clean stop, and cleanFrom at the start of the process:
+	// what has come between is not repeated. 0: it may be.
+	cleanFrom, clean int
+	// refusable says that a start may refuse the position: the server has lost its
+	// slot, or some of its history, and no position of the new one is stored.
+	refusable bool
+	refusals  int // how often it became so
+	// owners are the processes that have claimed the position in Kafka.
+	owners map[string]bool
+	// remembered says that a position was ever stored besides the slot.
+	remembered bool
+}
+
+// seenRow is an outbox row, and what was seen of it.
+type seenRow struct {
+	*row
+	tx      *transaction
+	index   int // in its key
+	arrived int // the last time, 0: never
+}
+
+func newVerifier(w *world, exactly bool) *verifier {
+	return &verifier{w: w, exactly: exactly, timeline: 1, rows: make(map[string]*seenRow), keys: make(map[string][]*seenRow),
+		at: make(map[string]int), part: make(map[string]int32), owners: make(map[string]bool)}
+}
+
+// broken notes that a promise is broken. The caller holds mu.
+func (v *verifier) broken(format string, args ...any) {
+	if v.first == nil {
+		v.first = fmt.Errorf(format, args...)
+		v.w.note("BROKEN: %v", v.first)
+	}
+}
+
+// breaks is broken, of who does not hold mu.
+func (v *verifier) breaks(format string, args ...any) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.broken(format, args...)
+}
+
+func (v *verifier) err() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.first
+}
+
+// written notes rows before their transaction ends.
+func (v *verifier) written(tx *transaction, rows []*row) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, r := range rows {
+		v.rows[r.id] = &seenRow{row: r, tx: tx}
+	}
+}
+
+// committed notes a transaction. It is called in commit order.
+func (v *verifier) committed(tx *transaction) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.txs = append(v.txs, tx)
+	for _, r := range tx.rows {
+		s := v.rows[r.id]
+		key := r.topic + "/" + r.key
+		s.index = len(v.keys[key])
+		v.keys[key] = append(v.keys[key], s)
+	}
+}
+
+// promoted notes that the server is another one, on a new timeline, which lacks the
+// newest transactions; behind says that it lacks something that a position may name.
+func (v *verifier) promoted(txs []*transaction, behind bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if behind {
+		v.refusable = true
+		v.refusals++
+	}
+	for _, tx := range txs {
+		tx.lost = true
+	}
+	v.txs = v.txs[:len(v.txs)-len(txs)]
+	v.head = min(v.head, len(v.txs))
+	v.timeline++
+}
+
+// excuse gives up what was committed before a position and has not arrived. The caller
+// holds mu.
+func (v *verifier) excuse(at pglogrepl.LSN) {
+	for _, tx := range v.txs[v.head:] {
+		if tx.commit < at && tx.unseen > 0 {
+			tx.excused = true
+		}
+	}
+}
+
+// madeSlot notes that a process has made the slot: because nothing says that there was
+// one, or because the operator has accepted that what lies between is lost. With the
+// slot as the only store a process that starts cannot know.
+func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sync()
+	if (v.remembered || p.streamed) && !p.accepts {
+		v.broken("%s makes the slot again in silence", p.name)
+	}
+	v.excuse(at)
+}
+
+// started notes that a stream begins.
+func (v *verifier) started(p *process, at pglogrepl.LSN) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p.streamed = true
+	if p.accepts {
+		p.accepts, v.clean = false, 0
+		v.excuse(at)
+		return
+	}
+	v.sync()
+	v.safe(at, "%s starts at %s", p.name, at)
+}
+
+// begun notes that a session has begun. Where positions are kept in Kafka, the process
+// has claimed them by then: with what it writes and others write later, only that says
+// whose counts.
+func (v *verifier) begun(p *process) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.sync(); p.owner != "" && !v.owners[p.owner] {
+		v.broken("%s streams and has not claimed the position", p.name)
+	}
+}
+
+// told is told of each status update.
+func (v *verifier) told(written, flushed, applied, end pglogrepl.LSN) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if flushed > end {
+		v.broken("PostgreSQL is told %s, and its WAL ends at %s", flushed, end)
+	}
+	v.sync()
+	for _, lsn := range []pglogrepl.LSN{written, flushed, applied} {
+		v.safe(lsn, "PostgreSQL is told %s", lsn)
+	}
+}
+
+// stored is told of each position that is stored.
+func (v *verifier) stored(p offsets.Position, by string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sync()
+	v.safeStored(p, by)
+}
+
+func (v *verifier) safeStored(p offsets.Position, by string) {
+	v.remembered = true
+	if p.Timeline != v.timeline {
+		return
+	}
+	v.refusable = false
+	v.safe(p.LSN, "%s is stored by %s", p, by)
+	if p.Inside == (offsets.Event{}) {
+		return
+	}
+	v.safe(p.Inside.CommitLSN, "%s is stored by %s", p, by)
+	for _, tx := range v.txs[v.head:] {
+		if tx.commit != p.Inside.CommitLSN || !tx.expected() {
+			continue
+		}
+		for _, r := range tx.rows[:min(len(tx.rows), int(p.Inside.Number))] {
+			if v.rows[r.id].arrived == 0 {
+				v.broken("position %s is stored by %s, and event %s of it has not arrived", p, by, tx.position(r))
+			}
+		}
+	}
+}
+
+// safe holds that everything before a position has arrived. The caller holds mu.
+func (v *verifier) safe(at pglogrepl.LSN, format string, args ...any) {
+	if tx := v.oldest(); tx != nil && tx.commit < at {
+		v.broken("%s, and of the transaction committed at %s %d of %d events have not arrived", fmt.Sprintf(format, args...), tx.commit, tx.unseen, len(tx.rows))
+	}
+}
+
+// oldest returns the first transaction that is expected and not delivered as a whole.
+// The caller holds mu.
+func (v *verifier) oldest() *transaction {
+	for v.head < len(v.txs) && (v.txs[v.head].unseen == 0 || !v.txs[v.head].expected()) {
+		v.head++
+	}
+	if v.head == len(v.txs) {
+		return nil
+	}
+	return v.txs[v.head]
+}
+
+// check reads what is new.
+func (v *verifier) check() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sync()
+}
+
+// sync reads what is new in Kafka. Positions come first: what they say has arrived is
+// there when the events are read. The caller holds mu.
+func (v *verifier) sync() {
+	if v.first != nil {
+		return
+	}
+	var positions []offsets.Position
+	err := v.reader.read(positionsTopic, func(r *kgo.Record) {
+		if r.Value == nil {
+			return
+		}
+		p, err := offsets.Decode(r.Value)
+		if err != nil {
+			v.broken("position record: %v", err)
+			return
+		}
+		positions = append(positions, p)
+		for _, h := range r.Headers {
+			if h.Key == "owner" {
+				v.owners[string(h.Value)] = true
+			}
+		}
+	})
+	for _, topic := range v.w.topics {
+		if err == nil {
+			err = v.reader.read(topic, v.arrive)
+		}
+	}
+	if err != nil {
+		v.broken("the verifier cannot read: %v", err)
+	}
+	for _, p := range positions {
+		v.safeStored(p, "record")
+	}
+}
+
+// arrive takes one record of an event.
+func (v *verifier) arrive(r *kgo.Record) {
+	var id, position string
+	for _, h := range r.Headers {
+		switch h.Key {
+		case "id":
+			id = string(h.Value)
+		case "position":
+			position = string(h.Value)
+		}
+	}
+	s := v.rows[id]
+	where := fmt.Sprintf("%s/%d offset %d: event %q", r.Topic, r.Partition, r.Offset, id)
+	switch {
+	case s == nil:
+		v.broken("%s was never written", where)
+		return
+	case s.tx.commit == 0:
+		v.broken("%s is of a transaction that is not committed (rolled back %t)", where, s.tx.aborted)
+		return
+	case r.Topic != s.topic || string(r.Key) != s.key || string(r.Value) != s.payload:
+		v.broken("%s has topic %q, key %q, value %q instead of %q, %q, %q", where, r.Topic, r.Key, r.Value, s.topic, s.key, s.payload)
+	case position != s.tx.position(s.row):
+		v.broken("%s has position %s instead of %s", where, position, s.tx.position(s.row))
+	}
+	key := s.topic + "/" + s.key
+	if was, known := v.part[key]; known && was != r.Partition {
+		v.broken("%s: its key was in partition %d before", where, was)
+	}
+	v.part[key] = r.Partition
+	v.order(key, s, where)
+	v.arrivals++
+	if s.arrived == 0 {
+		s.tx.unseen--
+	}
+	s.arrived = v.arrivals
+}
+
+// order holds a record to the order of its key: the next one, or one that came before.
+func (v *verifier) order(key string, s *seenRow, where string) {
+	last, some := v.at[key]
+	if !some {
+		last = -1
+	}
+	v.at[key] = s.index
+	if s.arrived > 0 {
+		v.repeats++
+		switch {
+		case v.exactly:
+			v.broken("%s is there twice for a reader of committed records", where)
+		case !v.faults:
+			v.broken("%s is repeated without a fault", where)
+		case s.arrived > v.cleanFrom && s.arrived <= v.clean:
+			v.broken("%s is repeated after a clean stop", where)
+		}
+	}
+	for _, between := range v.keys[key][min(last+1, s.index):s.index] {
+		if between.tx.expected() && !(v.overlap && between.arrived > 0) {
+			v.broken("%s comes before event %q of the same key, committed earlier", where, between.id)
+			return
+		}
+	}
+}
+
+// delivered reports whether everything that is expected has arrived.
+func (v *verifier) delivered() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sync()
+	return v.oldest() == nil
+}
+
+// missing says what has not arrived.
+func (v *verifier) missing() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	tx := v.oldest()
+	if tx == nil {
+		return "nothing"
+	}
+	return fmt.Sprintf("%d of %d events of the transaction committed at %s, and perhaps more", tx.unseen, len(tx.rows), tx.commit)
+}

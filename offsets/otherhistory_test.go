@@ -1,0 +1,38 @@
+package offsets
+
+import (
+	"testing"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// What was delivered on a history that the server has left is of no account: the same
+// positions are other events' now, which would be passed over and confirmed, and so be
+// lost. Found by the simulator: another process had stored a position of the new
+// timeline meanwhile.
+func TestDeliveredOnAnotherHistory(t *testing.T) {
+	behind, before := Event{CommitLSN: 0x2F0, Number: 3}, Event{CommitLSN: 0x1F0, Number: 3}
+	for _, test := range []struct {
+		name      string
+		on        History
+		delivered Event
+		skip      Event
+	}{
+		{"the same", History{"7301", 2}, behind, behind},
+		{"left before it", History{"7301", 1}, behind, Event{}},
+		{"left after it", History{"7301", 1}, before, before},
+		{"left where it begins", History{"7301", 1}, Event{CommitLSN: 0x200, Number: 1}, Event{}},
+		{"another system", History{"7302", 1}, before, Event{}},
+		{"not known", History{"7301", 3}, before, Event{}},
+	} {
+		d, err := Decide(Situation{
+			Server: Server{SystemID: "7301", Timeline: 2, FlushLSN: 0x300, SlotName: "a", Slot: &Slot{Name: "a", ConfirmedFlush: 0x100},
+				Switches: map[int32]pglogrepl.LSN{1: 0x200}},
+			Known: &Position{SystemID: "7301", Timeline: 2, Slot: "a", LSN: 0x210}, Store: true, Verified: true,
+			ID: HeldID, Delivered: test.delivered, On: test.on,
+		})
+		if err != nil || d.Step != Stream || d.Skip != test.skip {
+			t.Errorf("%s: %s, skips up to %+v, want %+v (%v)", test.name, d.Step, d.Skip, test.skip, err)
+		}
+	}
+}

@@ -1,0 +1,26 @@
+package sink
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/internal/record"
+)
+
+// A time that the broker refuses, before its limit was known, names the key of the column
+// that it is from, and no key where it is the commit's.
+func TestTimeRefusedNamesItsKey(t *testing.T) {
+	for clock, column := range map[record.Clock]bool{record.BusinessTime: true, record.CommitTime: false} {
+		for _, off := range []time.Duration{72 * time.Hour, -72 * time.Hour} {
+			d := &Delivery{Record: record.Record{Clock: clock}}
+			d.record = kgo.Record{Context: d, Timestamp: time.Now().Add(off)}
+			text := timeRefused(&d.record)
+			if strings.Contains(text, "outbox.columns.timestamp") != column || !strings.Contains(text, "72h0m0s") {
+				t.Errorf("clock %d, %s: %s", clock, off, text)
+			}
+		}
+	}
+}
