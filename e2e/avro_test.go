@@ -154,6 +154,7 @@ func (r *registry) scenario(more string) *scenario {
 
 // The envelope, read by Apache Avro: every kind of payload, and what is NULL.
 func TestAvroEnvelope(t *testing.T) {
+	t.Parallel()
 	r := schemas(t, "", "")
 	s := r.scenario("")
 	s.extra += "\noutbox: {columns: {version: v, schema_version: sv, timestamp: at, correlation_id: c, causation_id: ''}}"
@@ -234,6 +235,7 @@ func sameJSON(t *testing.T, a, b string) bool {
 // overloaded one, and refuses our credentials: it is waited for, with the reason
 // on /readyz and in the log, and nothing is lost or repeated.
 func TestAvroRegistryDown(t *testing.T) {
+	t.Parallel()
 	r := schemas(t, "", "")
 	s := r.scenario("")
 	address := freeAddress(t)
@@ -311,6 +313,7 @@ func freeAddress(t *testing.T) string {
 // A subject that holds an incompatible schema ends the run with the registry's
 // reason; a subject that only is to be looked up and is missing is waited for.
 func TestAvroSubjectThatDoesNotFit(t *testing.T) {
+	t.Parallel()
 	t.Run("incompatible", func(t *testing.T) {
 		r := schemas(t, "", "")
 		s := r.scenario("")
@@ -342,7 +345,7 @@ func TestAvroSubjectThatDoesNotFit(t *testing.T) {
 		if !c.logged(subject) {
 			t.Errorf("the subject %s is not named:\n%s", subject, c.tail(5))
 		}
-		schema, err := os.ReadFile("../sink/envelope.avsc")
+		schema, err := os.ReadFile("../internal/format/avro/envelope.avsc")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -365,6 +368,7 @@ func TestAvroSubjectThatDoesNotFit(t *testing.T) {
 
 // Basic authentication, over TLS with an authority of the user's own.
 func TestAvroRegistryWithCredentials(t *testing.T) {
+	t.Parallel()
 	r := schemas(t, "app", "hush-hush")
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.door.Certificate().Raw})
@@ -404,6 +408,7 @@ const orderSchema = `{"type": "record", "name": "Order", "namespace": "shop", "f
 
 // The payload itself, by the schema that its subject has.
 func TestAvroPayloadBySchema(t *testing.T) {
+	t.Parallel()
 	r := schemas(t, "", "")
 	s := r.scenario(", payload: schema")
 	s.env = []string{"OUTBOXD_ROUTE_KEY=none"}
@@ -451,6 +456,7 @@ func TestAvroPayloadBySchema(t *testing.T) {
 // A payload that its type's JSON Schema does not allow is a poison event; other
 // types are not looked at; a bad file ends the start.
 func TestJSONSchema(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	file := filepath.Join(t.TempDir(), "order.json")
 	s.extra = fmt.Sprintf("value: {format: json, schema: {t0: %q}}", file)

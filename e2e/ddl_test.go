@@ -52,6 +52,7 @@ func TestTableChangesUnderLoad(t *testing.T) {
 // with everything before it confirmed and nothing behind it. It goes on once the
 // configuration names what there is.
 func TestMappedColumnGoes(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		ddl    string
 		column string
@@ -104,6 +105,7 @@ func TestMappedColumnGoes(t *testing.T) {
 // renaming a column back does not help the rows in between. They are read under
 // the name that they have, and the later ones under theirs.
 func TestMappedColumnRenamedBack(t *testing.T) {
+	t.Parallel()
 	const away, back = "ALTER TABLE outbox RENAME COLUMN payload TO body", "ALTER TABLE outbox RENAME COLUMN body TO payload"
 	s := newScenario(t, nil, nil)
 	c := s.startStreaming()
@@ -135,6 +137,7 @@ func TestMappedColumnRenamedBack(t *testing.T) {
 // The table changes while the connector is away: the rows that wait in the WAL
 // are read with the columns and types of their own time, on every version.
 func TestTableChangesWhileStopped(t *testing.T) {
+	t.Parallel()
 	for _, version := range testedVersions {
 		t.Run(version, func(t *testing.T) {
 			postgres := ownPostgres(t, testbed.PostgresOptions{Version: version})
@@ -173,6 +176,7 @@ func TestTableChangesWhileStopped(t *testing.T) {
 // after it was made again: nobody may go on silently. PostgreSQL 18 does, but for a
 // warning.
 func TestPublicationGoes(t *testing.T) {
+	t.Parallel()
 	says := []string{`publication "outboxd" was not there when events were written`, "outboxd init", "pg_replication_slot_advance"}
 	for _, test := range []struct {
 		version string

@@ -90,8 +90,8 @@ func importDebezium(t *testing.T, options map[string]string) string {
 }
 
 const (
-	everyHeader = "type:header:eventType,n2:header,n4:header,n8:header,f4:header,f8:header,ok:header,u:header,at:header,ts:header,ts3:header,d:header,payload:header:json,pt:header:text"
-	everyField  = "type:envelope:eventType,n2:envelope,n4:envelope,n8:envelope,f4:envelope,f8:envelope,ok:envelope,u:envelope,at:envelope,ts:envelope,ts3:envelope,d:envelope,pj:envelope:json,pt:envelope:te\"xt"
+	everyHeader = "type:header:eventType,n2:header,n4:header,n8:header,f4:header,f8:header,ok:header,u:header,at:header,ts:header,ts3:header,tx:header,d:header,payload:header:json,pt:header:text"
+	everyField  = "type:envelope:eventType,n2:envelope,n4:envelope,n8:envelope,f4:envelope,f8:envelope,ok:envelope,u:envelope,at:envelope,ts:envelope,ts3:envelope,tx:envelope,d:envelope,pj:envelope:json,pt:envelope:te\"xt"
 )
 
 // debeziumCases are connectors over one table, by what they add to the options that
@@ -193,12 +193,17 @@ CREATE TABLE outbox (
 	aggregatetype kind NOT NULL, aggregateid text, type varchar(50), topic text NOT NULL DEFAULT 'order',
 	payload jsonb, pj json, pt text, pv varchar(4000), pb bytea, px json, pk json,
 	n2 smallint, n4 int NOT NULL, n8 bigint, f4 real, f8 double precision, ok boolean, u uuid,
-	at timestamptz, ts timestamp, ts3 timestamp(3), d date NOT NULL, part int, ver int NOT NULL)`
+	at timestamptz, ts timestamp, ts3 timestamp(3), d date NOT NULL, part int, ver int NOT NULL, tx timestamp)`
 
 // javaDoubles are numbers that Java prints in all of its ways.
 var javaDoubles = []string{
 	"0", "-0", "1", "-1.5", "100", "1234567.125", "9999999", "10000000", "12345678", "1e21", "1e22", "0.001", "0.00099", "1e-5", "-1.25e-7",
 	"3.4028234663852886e38", "1.7976931348623157e308", "0.1", "123456789.125", "NaN", "Infinity", "-Infinity",
+}
+
+// nestedJSON is as deep as Jackson reads, or deeper.
+func nestedJSON(depth int) string {
+	return strings.Repeat(`{"a":`, depth) + "1" + strings.Repeat("}", depth)
 }
 
 func debeziumRows() (rows [][]any) {
@@ -218,6 +223,8 @@ func debeziumRows() (rows [][]any) {
 		`{"dup": 1, "x": 2, "dup": "last"}`, `{"ключ": "鍵 🔑 \ud83d\udd11 \u0041\/\b\u0001"}`, `{"": 1}`, `{"a": 1, "": null}`, `{}`, `{"only": null}`,
 		`{"big": 9223372036854775807, "small": -9223372036854775808, "i": 2147483647, "j": 2147483648}`, `null`,
 		`{"d": [0.1, 100.0, 1e-7, 12345678.9, 1E22], "longs": [3000000000, 4000000000]}`, `[1, "mixed"]`,
+		`{"half": "x\ud83dy", "\ude00": 1}`, nestedJSON(1000), nestedJSON(1001), `{"` + strings.Repeat("n", 50_000) + `": 1}`, `{"` + strings.Repeat("n", 50_001) + `": 1}`,
+		`{"n": ` + strings.Repeat("7", 1001) + `}`, `{"n": 0.` + strings.Repeat("7", 998) + `}`, `{"n": 0.` + strings.Repeat("7", 999) + `}`, `{"n": -0.` + strings.Repeat("7", 1000) + `}`, `{"n": -0.` + strings.Repeat("7", 1001) + `}`,
 	}
 	topics := []any{"order", "or", "order-12", "order-12x", "order-12xyABC", "orx", "ORDER", "plain", "order_1", "other.topic", "or-7", "ord-12"}
 	pick := func(from []any, i int) any { return from[i%len(from)] }
@@ -226,6 +233,9 @@ func debeziumRows() (rows [][]any) {
 		jsonText, keep := pick(texts, i), pick(expand, i)
 		if keep == "[]" {
 			keep = nil // it ends Debezium's task where empty arrays are kept
+		}
+		if keep == nestedJSON(1000) {
+			keep = nestedJSON(999) // within the envelope, it would be deeper than Jackson writes
 		}
 		row := []any{
 			fmt.Sprintf("00000000-0000-4000-8000-%012d", i), i, []string{"order", "customer", "order-item"}[i%3],
@@ -237,11 +247,14 @@ func debeziumRows() (rows [][]any) {
 			pick([]any{"1.5", "0.1", "3.4028235e38", "1e-10", "16777216", nil, "NaN", "-Infinity"}, i),
 			javaDoubles[i%len(javaDoubles)], pick([]any{"true", "false", nil}, i),
 			pick([]any{"6F9619FF-8B86-D011-B42D-00C04FC964FF", nil}, i),
-			pick([]any{"2024-05-06 07:08:09.123456+02", "2024-05-06 07:08:09+00", "1969-12-31 23:59:59.9Z", "2024-02-29 12:00:00.12Z", nil, "0999-01-01 00:00:00Z"}, i),
+			pick([]any{"2024-05-06 07:08:09.123456+02", "2024-05-06 07:08:09+00", "1969-12-31 23:59:59.9Z", "2024-02-29 12:00:00.12Z", nil, "0999-01-01 00:00:00Z",
+				"infinity", "-infinity", "15000-01-01 00:00:00Z", "0044-03-15 00:00:00.5Z BC", "294276-12-31 23:59:59.999999Z"}, i),
 			pick([]any{"2024-05-06 07:08:09.123456", "2001-12-31 23:59:59.9", "2024-02-29 00:00:00", nil}, i),
-			pick([]any{"2024-05-06 07:08:09.123", "2001-12-31 23:59:59.9", nil, "1970-01-01 00:00:00"}, i),
-			pick([]any{"2024-05-06", "1970-01-01", "1969-12-31", "0999-06-01"}, i),
+			pick([]any{"2024-05-06 07:08:09.123", "2001-12-31 23:59:59.9", nil, "1970-01-01 00:00:00",
+				"infinity", "-infinity", "15000-01-01 00:00:00", "0044-03-15 00:00:00.5 BC", "294276-12-31 23:59:59.999"}, i),
+			pick([]any{"2024-05-06", "1970-01-01", "1969-12-31", "0999-06-01", "infinity", "-infinity", "15000-01-01", "0044-03-15 BC", "5874897-12-31"}, i),
 			pick([]any{"0", "2", nil, "1"}, i), pick([]any{"1", "2", "7"}, i),
+			pick([]any{"infinity", "-infinity", "15000-01-01 00:00:00", "0044-03-15 00:00:00.5 BC", "294276-12-31 23:59:59.999999", nil, "294247-01-10 04:00:54.775808"}, i),
 		}
 		rows = append(rows, row)
 	}
@@ -444,7 +457,7 @@ func (s *scenario) insert(rows [][]any) {
 			}
 		}
 		_, err := conn.Exec(context.Background(), `INSERT INTO outbox (id, seq, aggregatetype, aggregateid, type, topic,
-			payload, pj, pt, pv, pb, px, pk, n2, n4, n8, f4, f8, ok, u, at, ts, ts3, d, part, ver) VALUES (`+strings.Join(places, ", ")+")",
+			payload, pj, pt, pv, pb, px, pk, n2, n4, n8, f4, f8, ok, u, at, ts, ts3, d, part, ver, tx) VALUES (`+strings.Join(places, ", ")+")",
 			append([]any{pgx.QueryExecModeExec}, row...)...)
 		if err != nil {
 			s.t.Fatalf("row %d: %v", i, err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -194,6 +193,7 @@ func TestExactlyOnceInsideLargeTransaction(t *testing.T) {
 // transaction. The coordinator aborts it and fences the producer, as another
 // process would; nobody has taken over, and it goes on.
 func TestExactlyOnceTransactionTimesOut(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	c := s.startStreaming()
 	l := s.startLoad(4, 40, 5*time.Millisecond, 5)
@@ -280,6 +280,7 @@ func TestExactlyOnceTwoProcesses(t *testing.T) {
 // A process that waits for the slot does not disturb the one that has it, and goes
 // on behind it when it ends.
 func TestExactlyOnceTakeover(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	active := s.startStreaming()
 	l := s.startLoad(2, 10, 5*time.Millisecond, 29)
@@ -308,6 +309,7 @@ func TestExactlyOnceTakeover(t *testing.T) {
 // transaction ends there, and does not count, whatever the older one does then.
 // Read first, the position would have to wait for it, or be another afterwards.
 func TestExactlyOnceFencesBeforeItReads(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	s.startStreaming().stop()
 	older := s.client(kgo.TransactionalID("outboxd-"+s.slotName), kgo.TransactionTimeout(5*time.Minute))
@@ -334,6 +336,7 @@ func TestExactlyOnceFencesBeforeItReads(t *testing.T) {
 // Another program with the same transactional id, which wants nothing of the slot:
 // the two would take it from each other for ever.
 func TestExactlyOnceForeignTransactionalID(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	c := s.startStreaming()
 	l := s.startLoad(2, 10, 5*time.Millisecond, 3)
@@ -355,6 +358,7 @@ func TestExactlyOnceForeignTransactionalID(t *testing.T) {
 // A poison event ends the run. What came before it, in its own transaction too,
 // is committed, and is not published again when the cause is mended.
 func TestExactlyOncePoison(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
@@ -375,6 +379,7 @@ func TestExactlyOncePoison(t *testing.T) {
 // The same for an event that only Kafka knows to refuse: its answer takes the whole
 // transaction with it, which is sent again up to that event.
 func TestExactlyOnceRefusedByKafka(t *testing.T) {
+	t.Parallel()
 	s := exactlyOnce(newScenario(t, nil, nil))
 	s.env = append(s.env, "OUTBOXD_ROUTE_KEY=none")
 	// A compacted topic takes no record without a key.
@@ -393,6 +398,7 @@ func TestExactlyOnceRefusedByKafka(t *testing.T) {
 // --accept-gap the next one begins at the slot, in Kafka too: what lies between is
 // skipped, and each event after it is there once, also when the process is killed.
 func TestExactlyOnceAcceptGap(t *testing.T) {
+	t.Parallel()
 	for name, test := range slotHarms {
 		t.Run(name, func(t *testing.T) {
 			s := exactlyOnce(newScenario(t, nil, nil))
@@ -443,17 +449,12 @@ func TestStopWhileKafkaStandsStill(t *testing.T) {
 			l := s.startLoad(2, 10, 5*time.Millisecond, 3)
 			at := s.confirmed()
 			waitFor(t, 60*time.Second, func() (string, bool) { return "nothing is confirmed", s.confirmed() > at })
-			if err := s.kafka.Pause(0); err != nil {
-				t.Fatal(err)
-			}
-			resume := sync.OnceFunc(func() { _ = s.kafka.Resume(0) })
-			t.Cleanup(resume)
+			resume := s.pauseSharedKafka()
 			before := l.committed.Load()
 			waitFor(t, 60*time.Second, func() (string, bool) { return "no load", l.committed.Load() > before+100 })
 			c.signal(syscall.SIGTERM)
-			time.Sleep(200 * time.Millisecond) // the two are told apart
-			c.signal(syscall.SIGTERM)
-			if code := c.exit(20 * time.Second); code != 1 {
+			c.secondSignal()
+			if code := c.exit(10 * time.Second); code != 1 {
 				t.Errorf("exit code %d, want 1:\n%s", code, c.tail(10))
 			}
 			resume()
@@ -527,6 +528,7 @@ func TestExactlyOnceMixed(t *testing.T) {
 
 // PostgreSQL crashes under load.
 func TestExactlyOncePostgresCrashes(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{})
 	s := exactlyOnce(newScenario(t, postgres, nil))
 	c := s.startStreaming()
@@ -555,6 +557,7 @@ func TestExactlyOncePostgresCrashes(t *testing.T) {
 // Brokers are killed, among them the coordinator of the transactions, in a
 // cluster of three where two must be in sync.
 func TestExactlyOnceBrokersKilled(t *testing.T) {
+	t.Parallel()
 	kafka := ownKafka(t, testbed.KafkaOptions{Brokers: 3})
 	s := exactlyOnce(newScenario(t, nil, kafka))
 	c := s.startStreaming()

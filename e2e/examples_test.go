@@ -15,7 +15,7 @@ import (
 
 type handler func(ctx context.Context, db *pgx.Conn, r *kgo.Record, effect func(pgx.Tx) error) (repeated bool, err error)
 
-// The README's writer and consumers do what it says: outboxd is killed again and
+// The writer and consumers of the manual do what it says: outboxd is killed again and
 // again, the consumers crash before they commit their offsets, and each event has
 // its effect once, in order.
 func TestExamples(t *testing.T) {

@@ -81,6 +81,7 @@ func (l *load) more(events int64) {
 // a restart: nothing is lost, nothing repeated, and nothing is in Kafka that the
 // new primary does not have. The old primary, back by mistake, is refused.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	for i, version := range []string{"17", "18"} {
 		t.Run(version, func(t *testing.T) {
 			primary := ownPostgres(t, testbed.PostgresOptions{Version: version})
@@ -150,6 +151,7 @@ func TestFailover(t *testing.T) {
 // Exactly once holds across a failover to a standby that has everything, also when
 // outboxd is killed meanwhile.
 func TestExactlyOnceFailover(t *testing.T) {
+	t.Parallel()
 	primary := ownPostgres(t, testbed.PostgresOptions{Version: "18"})
 	s := exactlyOnce(newScenario(t, primary, nil))
 	s.startStreaming().stop()
@@ -177,6 +179,7 @@ func TestExactlyOnceFailover(t *testing.T) {
 // a restart when the position is stored; --accept-gap goes on from where the
 // histories part, and loses and repeats nothing of the new primary's.
 func TestFailoverToStandbyThatIsBehind(t *testing.T) {
+	t.Parallel()
 	primary := ownPostgres(t, testbed.PostgresOptions{})
 	s := newScenario(t, primary, nil)
 	s.storeInFile()
@@ -221,6 +224,7 @@ func TestFailoverToStandbyThatIsBehind(t *testing.T) {
 // is started again makes a new slot as if it were the first. With --accept-gap it
 // does, and the rows between, inserted again, arrive.
 func TestFailoverLosesSlot(t *testing.T) {
+	t.Parallel()
 	versions := []string{"15"}
 	if *soak {
 		versions = []string{"14", "15", "16", "17"}
@@ -266,6 +270,7 @@ func TestFailoverLosesSlot(t *testing.T) {
 // Without a stored position a slot that is missing at the start looks like one
 // that was never made. The publication, which a standby does have, gives a hint.
 func TestMissingSlotIsSuspicious(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	c := s.startStreaming()
 	if c.logged("if it was used before") {
@@ -281,6 +286,7 @@ func TestMissingSlotIsSuspicious(t *testing.T) {
 // A slot from before stays outside of failover, unless the configuration demands
 // it.
 func TestOrdinarySlotBecomesFailoverSlot(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.exec("CREATE PUBLICATION outboxd FOR TABLE outbox WITH (publish = 'insert')")
 	s.makeSlot()
@@ -308,6 +314,7 @@ func TestOrdinarySlotBecomesFailoverSlot(t *testing.T) {
 // made there, and streaming goes on when that standby is promoted. A conflict
 // invalidates the slot, which is refused.
 func TestStreamFromStandby(t *testing.T) {
+	t.Parallel()
 	versions := []string{"18"}
 	if *soak {
 		versions = []string{"16", "17", "18"}

@@ -15,6 +15,7 @@ import (
 // since the position was stored last, and what was in flight; from the slot alone
 // it would be the whole transaction.
 func TestRestartInsideLargeTransaction(t *testing.T) {
+	t.Parallel()
 	rows, kills := 60_000, 2
 	if *soak {
 		rows, kills = 300_000, 10
@@ -57,6 +58,7 @@ func TestRestartInsideLargeTransaction(t *testing.T) {
 // A topic for positions that would lose them, or that holds something else, ends
 // the process, and the last line says how to mend it.
 func TestPositionTopicMisused(t *testing.T) {
+	t.Parallel()
 	compact := "compact"
 	tests := []struct {
 		name       string

@@ -64,6 +64,7 @@ const goldenHeaders = `
 // What a record is made of, whole: topic, partition, key, headers in order, value
 // and time, in every format, with every style of headers, for every payload type.
 func TestRecords(t *testing.T) {
+	t.Parallel()
 	for typ, test := range map[string]struct {
 		payloads [3]string // SQL
 		forms    []string  // format-headers-timestamp
@@ -121,9 +122,10 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// The README shows records as they are.
-func TestRecordsOfTheREADME(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+// docs/formats.md shows records as they are.
+func TestRecordsOfTheManual(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/formats.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,12 +143,12 @@ func TestRecordsOfTheREADME(t *testing.T) {
 		if len(records) != 1 {
 			t.Fatalf("%s: %v", form, records)
 		}
-		if value := run.fixed(string(records[0].value)); !strings.Contains(string(readme), "| `"+form+"` | `"+value+"`") {
-			t.Errorf("the README does not have the record of %s: %s", form, value)
+		if value := run.fixed(string(records[0].value)); !strings.Contains(string(page), "| `"+form+"` | `"+value+"`") {
+			t.Errorf("docs/formats.md does not have the record of %s: %s", form, value)
 		}
 		run.exec("DELETE FROM outbox")
-		if h := records[0].header("content-type"); h != "" && !strings.Contains(string(readme), "content-type: "+h) {
-			t.Errorf("the README does not have the content type %s", h)
+		if h := records[0].header("content-type"); h != "" && !strings.Contains(string(page), "content-type: "+h) {
+			t.Errorf("docs/formats.md does not have the content type %s", h)
 		}
 	}
 }

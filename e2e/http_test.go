@@ -67,6 +67,7 @@ func (c *connector) waitReady(t *testing.T, ready bool, says ...string) {
 // What an operator watches: metrics count what really happened, and readiness
 // says what is wrong while it is.
 func TestHTTP(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{})
 	kafka := ownKafka(t, testbed.KafkaOptions{})
 	s := newScenario(t, postgres, kafka)
@@ -83,6 +84,7 @@ func TestHTTP(t *testing.T) {
 		`outboxd_events_published_total{topic="` + s.topic + `.t0"}`: 20,
 		"outboxd_commit_to_ack_seconds_count":                        20,
 		"outboxd_in_flight_events":                                   0,
+		"outboxd_in_flight_bytes":                                    0,
 		"outboxd_oldest_unacked_seconds":                             0,
 		`outboxd_connected{side="postgres"}`:                         1,
 		`outboxd_connected{side="kafka"}`:                            1,

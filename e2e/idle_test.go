@@ -12,6 +12,7 @@ import (
 // of other tables of its database nor that of other databases. PostgreSQL 14
 // sends empty transactions for them, 15 and later only keepalives.
 func TestIdleOutboxHoldsNoWAL(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"14", "17"} {
 		t.Run(version, func(t *testing.T) {
 			postgres := ownPostgres(t, testbed.PostgresOptions{Version: version, Settings: map[string]string{"max_wal_size": "4GB"}})

@@ -10,6 +10,7 @@ import (
 
 // A broker is killed and comes back, twice, under load.
 func TestBrokerKilled(t *testing.T) {
+	t.Parallel()
 	kafka := ownKafka(t, testbed.KafkaOptions{})
 	s := newScenario(t, nil, kafka)
 	c := s.startStreaming()
@@ -35,6 +36,7 @@ func TestBrokerKilled(t *testing.T) {
 // Kafka stands still for longer than wal_sender_timeout: the replication
 // connection lives on, memory does not grow, and then everything arrives.
 func TestKafkaStallsLongerThanWalSenderTimeout(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{Settings: map[string]string{"wal_sender_timeout": "3s"}})
 	kafka := ownKafka(t, testbed.KafkaOptions{})
 	s := newScenario(t, postgres, kafka)
@@ -73,6 +75,7 @@ func TestKafkaStallsLongerThanWalSenderTimeout(t *testing.T) {
 // Acknowledgements are lost on the way: the client cannot know what arrived,
 // and must neither lose nor reorder.
 func TestAcknowledgementsCut(t *testing.T) {
+	t.Parallel()
 	proxy, err := testbed.NewProxy("")
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +105,7 @@ func TestAcknowledgementsCut(t *testing.T) {
 // start and in mid-stream. The client's library takes that for a wrong protocol
 // and fails its records; the process must stay up and lose nothing.
 func TestBrokerAcceptsAndCloses(t *testing.T) {
+	t.Parallel()
 	proxy, err := testbed.NewProxy("")
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +141,7 @@ func TestBrokerAcceptsAndCloses(t *testing.T) {
 
 // A topic that is not there is waited for, and named.
 func TestTopicMissing(t *testing.T) {
+	t.Parallel()
 	kafka := ownKafka(t, testbed.KafkaOptions{Settings: map[string]string{"auto.create.topics.enable": "false"}})
 	s := newScenario(t, nil, kafka)
 	c := s.startStreaming()

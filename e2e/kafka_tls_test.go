@@ -14,6 +14,7 @@ import (
 // wrong is said while it is tried again, and with what is right every event is
 // delivered while the broker and the connector are killed.
 func TestKafkaOverTLS(t *testing.T) {
+	t.Parallel()
 	kafka := ownKafka(t, testbed.KafkaOptions{TLS: true, Settings: map[string]string{
 		"listener.security.protocol.map":                      "CLIENT:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"listener.name.client.ssl.client.auth":                "required",

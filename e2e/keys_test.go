@@ -10,6 +10,7 @@ import (
 // A record lies in the partition where any Kafka client puts its key, so that
 // consumers can join it with what others write.
 func TestPartitionOfKey(t *testing.T) {
+	t.Parallel()
 	const partitions = 7
 	s := newScenario(t, nil, nil)
 	s.createTopic(s.topic+".t0", partitions, nil)

@@ -94,6 +94,9 @@ func sharedKafka(t *testing.T) *testbed.Kafka {
 			// Transactions that took too long are looked for every ten seconds by
 			// default.
 			"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+			// Half a minute after its start a broker looks for what is older than a week,
+			// by the records' own times, which some scenarios take from a column.
+			"log.retention.ms": "-1",
 		}})
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 // What the configuration says of columns is checked against the table before
 // anything is made: exit 1, with the key, the column and what to do.
 func TestMappingRefused(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.exec(`CREATE DOMAIN amount AS int;
 		ALTER TABLE outbox ADD note text, ADD at timestamptz, ADD day date, ADD n numeric, ADD body amount, ADD list json[],
@@ -46,6 +47,7 @@ func TestMappingRefused(t *testing.T) {
 // its id, its position, and the column. What came before it is delivered and
 // confirmed, it is not, and nothing behind it is published.
 func TestEventThatCannotBeMapped(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		columns      string // of the table, beside the usual
 		route, extra string
@@ -136,6 +138,7 @@ func TestEventThatCannotBeMapped(t *testing.T) {
 
 // Bytes that are no UTF-8 go through raw values as they are.
 func TestBytesOfSQLASCII(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.execIn("postgres", "DROP DATABASE "+s.database)
 	s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING 'SQL_ASCII'")
@@ -155,6 +158,7 @@ func TestBytesOfSQLASCII(t *testing.T) {
 
 // A database in another encoding is read as UTF-8.
 func TestLatin1(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.execIn("postgres", "DROP DATABASE "+s.database)
 	s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'")
@@ -173,6 +177,7 @@ func TestLatin1(t *testing.T) {
 
 // The table that init makes for a mapping is one that run takes.
 func TestInitOfAMapping(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.exec("DROP TABLE outbox")
 	s.route = fmt.Sprintf(`{topic: "%s.{column:Tenant}", key: "{column:Tenant}", partition: shard}`, s.topic)

@@ -1,33 +1,27 @@
 package e2e
 
 import (
+	"sync"
 	"testing"
 	"time"
-
-	"outboxd/internal/testbed"
 )
 
 // An envelope can be six times the size of what it is made of. Also then memory is
 // bounded while Kafka stands still.
 func TestMemoryOfEnvelopes(t *testing.T) {
-	kafka := ownKafka(t, testbed.KafkaOptions{})
-	s := newScenario(t, nil, kafka)
+	s := newScenario(t, nil, nil)
 	s.exec("ALTER TABLE outbox ALTER payload TYPE text")
-	s.extra = `kafka: {max_buffered: 32MiB, brokers: ["` + kafka.Brokers()[0] + `"]}` + "\nvalue: {format: json}"
+	s.extra = `kafka: {max_buffered: 32MiB, brokers: ["` + s.kafka.Brokers()[0] + `"]}` + "\nvalue: {format: json}"
 	s.brokersInExtra = true
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('a', 't0', '')`)
 	s.waitConfirmed(60 * time.Second)
-	if err := kafka.Pause(0); err != nil {
-		t.Fatal(err)
-	}
+	resume := s.pauseSharedKafka()
 	const events = 2000
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) SELECT 'k' || i % 10, 't0', repeat(chr(1), 20000) FROM generate_series(1, $1::int) i`, events)
 	s.waitReadingStands()
 	c.checkMemory("max_buffered 32MiB")
-	if err := kafka.Resume(0); err != nil {
-		t.Fatal(err)
-	}
+	resume()
 	s.waitArrived(events + 1)
 	s.waitConfirmed(60 * time.Second)
 	c.stop()
@@ -53,8 +47,7 @@ func TestMemoryOfManyPartitions(t *testing.T) {
 // Kafka stands still: what the smaller left behind, to be used again, gives way, and the
 // client's copies of the larger ones count.
 func TestMemoryOfGrowingEvents(t *testing.T) {
-	kafka := ownKafka(t, testbed.KafkaOptions{})
-	s := newScenario(t, nil, kafka)
+	s := newScenario(t, nil, nil)
 	s.startStreaming().stop() // makes the slot
 	const size = "20000000"
 	s.createTopic(s.topic+".t0", 12, map[string]*string{"max.message.bytes": new(size)})
@@ -76,21 +69,33 @@ func TestMemoryOfGrowingEvents(t *testing.T) {
 		c.checkMemory(with)
 	}
 	arrive("small events")
-	if err := kafka.Pause(0); err != nil {
-		t.Fatal(err)
-	}
+	resume := s.pauseSharedKafka()
 	insert(400, 96)
 	s.waitReadingStands()
 	c.checkMemory("events of 96 KB, which wait for Kafka")
-	if err := kafka.Resume(0); err != nil {
-		t.Fatal(err)
-	}
+	resume()
 	arrive("events of 96 KB")
 	insert(100, 900)
 	arrive("events of 900 KB")
 	insert(30, 5000)
 	arrive("events of 5 MB")
 	c.stop()
+}
+
+// pauseSharedKafka makes the shared broker stand still until resume, or the test's end.
+// Only a test that runs alone may: it is not parallel.
+func (s *scenario) pauseSharedKafka() (resume func()) {
+	s.t.Helper()
+	if err := s.kafka.Pause(0); err != nil {
+		s.t.Fatal(err)
+	}
+	resume = sync.OnceFunc(func() {
+		if err := s.kafka.Resume(0); err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.t.Cleanup(resume)
+	return resume
 }
 
 // waitReadingStands waits until reading waits at the limit: the server cannot send on.

@@ -14,6 +14,7 @@ import (
 // Messages of pg_logical_emit_message are events like rows: in the order of
 // their transaction, counted with its rows, and gone when it is rolled back.
 func TestMessagesBesideRows(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.extra = `outbox: {message_prefix: shop, headers: {tenant: tenant}, columns: {timestamp: at, version: version}}`
 	s.exec("ALTER TABLE outbox ADD COLUMN tenant text, ADD COLUMN at timestamptz, ADD COLUMN version int")
@@ -68,6 +69,7 @@ func TestMessagesBesideRows(t *testing.T) {
 // An outbox of messages alone needs no table: init makes none, and run streams
 // them; one that is no event stops it.
 func TestMessagesWithoutATable(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"14", "18"} {
 		t.Run(version, func(t *testing.T) {
 			s := newScenario(t, ownPostgres(t, testbed.PostgresOptions{Version: version}), nil)
@@ -118,6 +120,7 @@ func TestMessagesWithoutATable(t *testing.T) {
 
 // PostgreSQL 13 cannot deliver messages; that is said, and not found out.
 func TestMessagesNeedPostgres14(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, ownPostgres(t, testbed.PostgresOptions{Version: "13"}), nil)
 	s.extra = "outbox: {message_prefix: shop}"
 	s.start().failsWith(1, "outbox.message_prefix", "PostgreSQL 14")

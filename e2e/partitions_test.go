@@ -13,6 +13,7 @@ import (
 // from it in how they store their columns. Its publication was made by someone
 // else, for everything. Rows with an id from 9000 on never were the outbox's.
 func TestPartitions(t *testing.T) {
+	t.Parallel()
 	for version, publication := range map[string]string{"13": "FOR ALL TABLES", "18": "FOR TABLES IN SCHEMA public"} {
 		t.Run(version, func(t *testing.T) {
 			s := newScenario(t, ownPostgres(t, testbed.PostgresOptions{Version: version}), nil)

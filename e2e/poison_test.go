@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 // before it is delivered and confirmed, nothing behind it is, and once its cause
 // is mended the rest arrives in order.
 func TestPoisonEvent(t *testing.T) {
+	t.Parallel()
 	incompressible := `(SELECT jsonb_build_object('n', 13, 'text', string_agg(md5(random()::text), '')) FROM generate_series(1, 4000))`
 	for name, test := range map[string]struct {
 		// The row, as SQL.
@@ -132,31 +135,62 @@ func TestPoisonEvent(t *testing.T) {
 	}
 }
 
-// The operator may give a bad event up: the slot is moved past its transaction,
-// and the rest follows.
+// The operator may give a bad event up: the command that the error names gets past it
+// in one step, wherever the position is kept. What is lost is the rest of its
+// transaction, and nothing else.
 func TestPoisonEventSkippedByHand(t *testing.T) {
-	s := newScenario(t, nil, nil)
-	c := s.startStreaming()
-	s.events(1, 10)
-	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES (NULL, 't0', '{"n": 11}')`)
-	end := s.lsn("SELECT pg_current_wal_insert_lsn()::text")
-	s.events(12, 20)
-	c.failsWith(1, `id "11"`, "pg_replication_slot_advance")
-	s.checkpoint()
-	s.exec(`SELECT pg_replication_slot_advance('` + s.slotName + `', '` + end.String() + `')`)
-	c = s.startStreaming()
-	s.waitConfirmed(30 * time.Second)
-	c.stop()
-	rows := s.rows()
-	delete(rows, "11")
-	if r := s.verifyRows(rows, nil); r.records != 19 {
-		t.Errorf("%+v", r)
+	t.Parallel()
+	command := regexp.MustCompile(`outboxd run (--from-lsn) ([0-9A-F]+/[0-9A-F]+) (--accept-gap)`)
+	for name, delivery := range map[string]string{
+		"slot": "store: slot", "file": "store: file, file: " + filepath.Join(t.TempDir(), "position.json"),
+		"kafka": "store: kafka, topic: %s-positions", "exactly once": "guarantee: exactly_once, topic: %s-positions",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, nil, nil)
+			s.extra = "delivery: {confirm_interval: 100ms, " + strings.ReplaceAll(delivery, "%s", s.topic) + "}"
+			c := s.startStreaming()
+			s.events(1, 10)
+			s.waitConfirmed(30 * time.Second)
+			s.exec(`INSERT INTO outbox (aggregateid, type, payload) SELECT nullif('k' || i % 5, 'k3'), 't0', jsonb_build_object('n', i) FROM generate_series(11, 14) i`)
+			s.events(15, 20)
+			c.failsWith(1, `id "13"`, "-00000003")
+			args := command.FindStringSubmatch(c.lastLine())
+			if args == nil {
+				t.Fatalf("no command in: %s", c.lastLine())
+			}
+			// Without the consent nothing is skipped.
+			s.start(args[1], args[2]).failsWith(3, "events would be skipped", "--accept-gap")
+			c = s.startStreaming(args[1:]...)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			// The next start needs no more of it.
+			c = s.startStreaming()
+			s.events(21, 30)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			rows := s.rows()
+			delete(rows, "13")
+			delete(rows, "14")
+			if name == "exactly once" {
+				// Of the records in between some are the markers of transactions.
+				if n := len(s.readCommitted()); n != len(rows) {
+					t.Errorf("%d events are committed, want %d", n, len(rows))
+				}
+				return
+			}
+			r := s.verifyRows(rows, nil)
+			if want := 28; r.records-r.repeated != want || name != "slot" && r.repeated != 0 {
+				t.Errorf("%+v, want %d", r, want)
+			}
+		})
 	}
 }
 
 // A bad event behind a great number of good ones that Kafka has not acknowledged
 // yet: they are waited for.
 func TestPoisonEventBehindBacklog(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.startStreaming().kill()
 	for i := range 20 {

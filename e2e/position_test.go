@@ -19,11 +19,6 @@ func (s *scenario) storeInFile() string {
 	return file
 }
 
-func (s *scenario) dropSlot() {
-	s.t.Helper()
-	s.exec("SELECT pg_drop_replication_slot('" + s.slotName + "')")
-}
-
 func (s *scenario) makeSlot() {
 	s.t.Helper()
 	s.exec("SELECT pg_create_logical_replication_slot('" + s.slotName + "', 'pgoutput')")
@@ -38,6 +33,7 @@ func (s *scenario) advanceSlot() {
 // and a sentence that says what happened to whom. --accept-gap goes on from the
 // slot; what lies in the gap is what the operator accepted to lose.
 func TestStoredPositionRefused(t *testing.T) {
+	t.Parallel()
 	edit := func(change func(fields map[string]any)) func(*scenario, string) {
 		return func(s *scenario, file string) {
 			var fields map[string]any
@@ -151,6 +147,7 @@ var slotHarms = map[string]struct {
 // The slot changes under a connector that keeps no position besides it, while
 // the connection is away: what it confirmed itself is enough to see that.
 func TestSlotChangesBetweenConnections(t *testing.T) {
+	t.Parallel()
 	for name, test := range slotHarms {
 		t.Run(name, func(t *testing.T) {
 			s := newScenario(t, nil, nil)
@@ -187,6 +184,7 @@ func TestSlotChangesBetweenConnections(t *testing.T) {
 // There is nothing to go on from, not even with --accept-gap, until the slot is
 // dropped.
 func TestSlotInvalidated(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{Settings: map[string]string{
 		"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB",
 	}})
@@ -226,6 +224,7 @@ func TestSlotInvalidated(t *testing.T) {
 // only at a checkpoint, and forgets the rest when it crashes. The stored position
 // counts, so nothing is sent again.
 func TestSlotBehindStoredPosition(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{})
 	s := newScenario(t, postgres, nil)
 	s.storeInFile()
@@ -258,6 +257,7 @@ func TestSlotBehindStoredPosition(t *testing.T) {
 
 // A position file that cannot be read is not taken for "no position".
 func TestPositionFileDamaged(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	file := s.storeInFile()
 	s.startStreaming().stop()

@@ -93,6 +93,7 @@ func (s *scenario) leaveLostHistory() {
 // slot, but what was published last is not in its history. A process that stays up
 // sees that, as does one with a stored position that is started again.
 func TestServerPutBackToSnapshot(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{})
 	s := newScenario(t, postgres, nil)
 	s.storeInFile()
@@ -127,6 +128,7 @@ func TestServerPutBackToSnapshot(t *testing.T) {
 // slots and, as recovery ends, a timeline of its own. That it lacks what was
 // published last is said first, and not that the slot is missing.
 func TestServerRestoredFromBackup(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, ownPostgres(t, testbed.PostgresOptions{Version: "16"}), nil)
 	s.storeInFile()
 	s.extra += "\nerrors: {retry: {min: 50ms, max: 500ms}}"
@@ -163,6 +165,7 @@ func TestServerRestoredFromBackup(t *testing.T) {
 
 // PostgreSQL 18 invalidates a slot that nobody has used for too long.
 func TestSlotInvalidatedByIdleTimeout(t *testing.T) {
+	t.Parallel()
 	postgres := ownPostgres(t, testbed.PostgresOptions{Version: "18", Settings: map[string]string{"idle_replication_slot_timeout": "1s"}})
 	s := newScenario(t, postgres, nil)
 	c := s.startStreaming()

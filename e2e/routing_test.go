@@ -18,6 +18,7 @@ import (
 // and topics from columns; partitions that events name, and those that the key
 // chooses where they name none.
 func TestRouting(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.exec("ALTER TABLE outbox ALTER aggregatetype DROP NOT NULL, ADD tenant varchar, ADD shard smallint")
 	s.route = strings.ReplaceAll(`
@@ -88,6 +89,7 @@ func TestKeyNone(t *testing.T) {
 // broker does not take is waited for, and named. In the long form the broker makes
 // none by itself, and is down at the start.
 func TestCreateTopics(t *testing.T) {
+	t.Parallel()
 	var kafka *testbed.Kafka
 	if *soak {
 		kafka = ownKafka(t, testbed.KafkaOptions{Settings: map[string]string{"auto.create.topics.enable": "false"}})

@@ -163,6 +163,17 @@ func (s *scenario) lsn(sql string) pglogrepl.LSN {
 	return lsn
 }
 
+// dropSlot drops the slot. The server process of a connector that has ended may hold it
+// for a moment.
+func (s *scenario) dropSlot() {
+	s.t.Helper()
+	waitFor(s.t, 30*time.Second, func() (string, bool) {
+		active := s.value("SELECT active::text FROM pg_replication_slots WHERE slot_name = '" + s.slotName + "'")
+		return "the slot is in use", active == "false"
+	})
+	s.exec("SELECT pg_drop_replication_slot('" + s.slotName + "')")
+}
+
 // confirmed is the slot's position.
 func (s *scenario) confirmed() pglogrepl.LSN {
 	s.t.Helper()

@@ -77,6 +77,7 @@ func (s *scenario) client(opts ...kgo.Opt) *kgo.Client {
 	s.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(s.kafka.InternalBrokers()...), kgo.MetadataMinAge(50 * time.Millisecond),
+		kgo.UnknownTopicRetries(1000), // a topic that was just made is unknown for a while
 	}, opts...)...)
 	if err != nil {
 		s.t.Fatal(err)

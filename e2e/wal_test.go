@@ -109,6 +109,7 @@ func TestLargePayloads(t *testing.T) {
 
 // All rows of a COPY share one LSN.
 func TestCopy(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.startStreaming().kill()
 	conn := s.connect()
@@ -134,13 +135,13 @@ func TestLargeTransaction(t *testing.T) {
 	s.startStreaming().kill()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload)
 		SELECT 'k' || i % 500, 't' || i % 2, jsonb_build_object('n', i, 'text', repeat(md5(i::text), 8)) FROM generate_series(1, 300000) i`)
-	before := s.confirmed()
+	end := s.lsn("SELECT pg_current_wal_insert_lsn()::text")
 	c := s.startStreaming()
 	waitFor(t, 60*time.Second, func() (string, bool) { return "nothing arrives", s.arrived() > 20_000 })
 	c.kill()
 	s.checkpoint()
-	if got := s.confirmed(); got != before {
-		t.Fatalf("the slot moved from %s to %s in the midst of a transaction", before, got)
+	if got := s.confirmed(); got >= end {
+		t.Fatalf("the slot was confirmed up to %s, over a transaction that ended before %s", got, end)
 	}
 	c = s.startStreaming()
 	s.waitConfirmed(120 * time.Second)
@@ -154,6 +155,7 @@ func TestLargeTransaction(t *testing.T) {
 // A row that is deleted in the transaction that wrote it is an event all the
 // same; a savepoint that was rolled back to leaves none.
 func TestInsertDeleteAndSavepoints(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	c := s.startStreaming()
 	conn := s.connect()
@@ -197,6 +199,7 @@ func TestInsertDeleteAndSavepoints(t *testing.T) {
 
 // A partitioned outbox is one outbox, whatever partitions come and go.
 func TestPartitionedOutbox(t *testing.T) {
+	t.Parallel()
 	s := newScenario(t, nil, nil)
 	s.exec(`DROP TABLE outbox`)
 	s.exec(`CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY, day int NOT NULL DEFAULT 1,
@@ -231,6 +234,7 @@ func TestPartitionedOutbox(t *testing.T) {
 // Each payload type arrives as the bytes that PostgreSQL prints; nothing is
 // parsed on the way.
 func TestPayloadBytes(t *testing.T) {
+	t.Parallel()
 	for typ, payloads := range map[string][]any{
 		"json":    {`{"b":1,  "a" : 9007199254740993, "a":0.1000000000000000055511151231257827}`, ` [1,2 , 3] `, `null`, nil},
 		"jsonb":   {`{"b": 1, "a": 12345678901234567890.00001}`, `"text"`, nil},

@@ -123,10 +123,10 @@ func (d *stage) play(ctx context.Context) error {
 	for {
 		select {
 		case <-crash:
-			step("kill -9 of outboxd, while the service goes on writing")
+			step("kill -9 of outboxd, while the service continues to write")
 			connector.kill()
 			time.Sleep(time.Second)
-			step("outboxd run, again: it goes on from the slot's position")
+			step("outboxd run, again: it resumes at the slot's position")
 			if connector, err = d.startConnector(); err != nil {
 				return err
 			}
@@ -167,15 +167,20 @@ func (d *stage) explain() {
 	fmt.Printf(`
     Each line below is an event that has come all the way: committed in PostgreSQL
     beside an order, read from the WAL, acknowledged by Kafka, consumed again.
+    Each event type has a topic of its own, the default, so an order's events may
+    arrive here in another order. In one topic they keep it:
+    route.topic: "outbox.event.{aggregate_type}".
 
     Try, in another terminal:
       psql '%s'
         INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
         VALUES ('order', 'mine', 'OrderPlaced', '{"hello": "world"}');
       curl http://%s/status    curl http://%s/metrics
+    and in a browser:
+      http://%s/
     Ctrl-C ends the demo.
 
-`, d.dsn, d.http, d.http)
+`, d.dsn, d.http, d.http, d.http)
 }
 
 // write is a service: it changes an order and writes the event in the same
