@@ -68,7 +68,14 @@ func (p *Connector) session(ctx context.Context) error {
 	if err := p.backfill(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	stream, err := p.connect(ctx)
+	return p.runSession(ctx, ctx, 0)
+}
+
+// runSession is the part of a session that has the connection, which is made under connecting.
+// A stop (the end of ctx) reads to its end also the transaction that was committed at
+// finish, 0 for none.
+func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl.LSN) error {
+	stream, err := p.connect(connecting)
 	if err != nil {
 		return err
 	}
@@ -77,6 +84,7 @@ func (p *Connector) session(ctx context.Context) error {
 		stream.Close()
 		return err
 	}
+	s.source.finish, s.source.stopping = finish, finish != 0
 	if p.timeline != nil {
 		s.committer.Follow(p.timeline.Now)
 		defer p.timeline.Close()

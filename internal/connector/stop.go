@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"outboxd/decoder"
 	"outboxd/internal/flow"
 	"outboxd/internal/guarantee"
@@ -27,7 +29,8 @@ import (
 // All of it has one deadline, Options.DrainTimeout after the signal; steps 2 and 3 end
 // earlier, so that what Kafka did acknowledge can still be stored and confirmed. A
 // second signal ends all of it at once. Where there is no session, finish does steps 4
-// to 6 over new connections.
+// to 6 over new connections, and before them steps 2 and 3 where a transaction was
+// published in part when the last session broke.
 //
 // There is one rule for how a run that is told to stop ends (owes): nil, which is exit
 // code 0, exactly if nothing that was published will be published again at the next
@@ -93,13 +96,17 @@ type walSource struct {
 	stream   Stream
 	flow     *flow.Flow
 	stopping bool
+	finish   pglogrepl.LSN   // the commit of a transaction that a stop reads to its end, 0 when it has been met
 	waiting  context.Context // ends a wait
 }
 
 // Next returns the next frame. A transaction that has begun when the stream is
 // interrupted by errStopping is read to its end.
 func (w *walSource) Next() (flow.Frame, error) {
-	if w.stopping && w.flow.Reading() == 0 {
+	if reading := w.flow.Reading(); reading != 0 && reading >= w.finish {
+		w.finish = 0
+	}
+	if w.stopping && w.between() {
 		return flow.Frame{}, errStopping
 	}
 	for {
@@ -107,12 +114,15 @@ func (w *walSource) Next() (flow.Frame, error) {
 		if err == nil {
 			return flow.Frame{Data: frame.Data, WALEnd: frame.WALEnd}, nil
 		}
-		if !errors.Is(err, errStopping) || w.flow.Reading() == 0 {
+		if !errors.Is(err, errStopping) || w.between() {
 			return flow.Frame{}, err
 		}
 		w.resume()
 	}
 }
+
+// between reports whether a stop may end here.
+func (w *walSource) between() bool { return w.flow.Reading() == 0 && w.finish == 0 }
 
 func (w *walSource) resume() {
 	w.stopping = true
@@ -131,7 +141,7 @@ func (w *walSource) Retain() sink.Memory {
 func (w *walSource) wait(done <-chan struct{}) error {
 	for {
 		err := w.stream.Serve(w.waiting, done)
-		if !errors.Is(err, errStopping) || !w.flow.Begun() {
+		if !errors.Is(err, errStopping) || !w.flow.Begun() && w.finish == 0 {
 			return err
 		}
 		w.resume()
@@ -161,7 +171,7 @@ func (s *session) drain() error {
 		return err
 	}
 	if !s.p.covers(s.p.sent) {
-		return fmt.Errorf("%w: a transaction was published in part, up to %s; it is published again from its beginning at the next start", ErrUnclean, s.p.sent)
+		return s.p.inPart()
 	}
 	s.p.settledNow()
 	s.p.log.Info().Stringer("lsn", s.p.known.LSN).Msg("drained and confirmed")
@@ -214,6 +224,11 @@ func (s *session) undelivered() error {
 	return fmt.Errorf("%w: %d events were sent and not acknowledged by Kafka; they are published again at the next start", ErrUnclean, s.sink.InFlight())
 }
 
+// inPart is the error of a stop inside a transaction.
+func (p *Connector) inPart() error {
+	return fmt.Errorf("%w: a transaction was published in part, up to %s; it is published again from its beginning at the next start", ErrUnclean, p.sent)
+}
+
 // owes reports whether Kafka may have events that PostgreSQL has not been confirmed:
 // they would be published again at the next start.
 func (p *Connector) owes() bool {
@@ -248,9 +263,8 @@ func (p *Connector) finish(fault error) error {
 	wait := backoff{min: p.o.RetryMin, max: min(p.o.RetryMax, time.Second)}
 	ctx := p.limits.all
 	for ctx.Err() == nil {
-		err := p.confirmKnown(ctx)
+		err := p.finishOnce(ctx)
 		if err == nil {
-			p.log.Info().Stringer("lsn", p.known.LSN).Msg("drained and confirmed")
 			return nil
 		}
 		if fault = err; permanent(err) || errors.Is(err, ErrUnclean) {
@@ -262,6 +276,17 @@ func (p *Connector) finish(fault error) error {
 		}
 	}
 	return fmt.Errorf("%w: events that were published are not confirmed, and are published again at the next start: %w", ErrUnclean, fault)
+}
+
+// finishOnce reads to its end a transaction that was published in part, as long as Kafka
+// may be waited for, or else confirms what is known.
+func (p *Connector) finishOnce(ctx context.Context) error {
+	if p.sink == nil || p.known == nil || p.covers(p.sent) || p.limits.acks.Err() != nil {
+		return p.confirmKnown(ctx)
+	}
+	told, stop := context.WithCancel(ctx)
+	stop()
+	return p.guarantee.Judge(p.runSession(told, p.limits.acks, p.sent.CommitLSN))
 }
 
 // confirmKnown opens a session for nothing but to store and confirm what is known.
@@ -281,9 +306,13 @@ func (p *Connector) confirmKnown(ctx context.Context) error {
 	if err := s.Finish(ctx, p.o.Source); err != nil {
 		return err
 	}
-	if p.covers(p.sent) {
+	switch {
+	case p.covers(p.sent):
 		p.settledNow()
+		p.log.Info().Stringer("lsn", p.known.LSN).Msg("drained and confirmed")
 		return nil
+	case p.sink != nil:
+		return p.inPart()
 	}
 	return fmt.Errorf("%w: events up to position %s were sent, and not all before it were acknowledged; the confirmed position is %s", ErrUnclean, p.sent, p.known)
 }

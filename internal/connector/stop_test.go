@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -108,6 +109,53 @@ func TestStopDuringFault(t *testing.T) {
 		}
 		if !back && !errors.Is(err, ErrUnclean) {
 			t.Errorf("the stop: %v", err)
+		}
+	}
+}
+
+// A transaction that was published in part when the stream broke is read to its end
+// when the run stops, so that nothing of it is published again.
+func TestStopDuringFaultInsideTransaction(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		h := newHarness(t)
+		h.o.ConfirmEvery, h.o.DrainTimeout = time.Hour, time.Second
+		if back {
+			h.o.DrainTimeout = time.Minute
+		}
+		h.run()
+		h.logged(`"message":"streaming"`)
+		h.server.commit("1")
+		h.delivered()
+		var tx fakeTx
+		h.server.update(func() { // one step: the transaction breaks off after its second row
+			tx = fakeTx{commit: h.server.flush + 0x10, end: h.server.flush + 0x40, ids: []string{"2", "3"}, fail: io.ErrUnexpectedEOF}
+			h.server.flush += 0x40
+			h.server.txs = append(h.server.txs, tx)
+			h.server.refuse = io.ErrUnexpectedEOF
+		})
+		h.logged("not streaming")
+		h.until("delivered", func() bool { return len(h.records()) == 3 })
+		h.stop()
+		h.logged("stopping during a fault")
+		if back {
+			h.server.update(func() {
+				whole := &h.server.txs[len(h.server.txs)-1]
+				whole.ids, whole.fail = []string{"2", "3", "4"}, nil
+				h.server.refuse = nil
+			})
+			h.server.commit("5") // is for the next start
+		} else {
+			h.server.update(func() { h.server.refuse = nil }) // and the transaction breaks off again
+		}
+		err := h.end(30 * time.Second)
+		switch ids := h.records(); {
+		case back && (err != nil || h.server.slotLSN() != tx.end || !slices.Equal(ids, []string{"1", "2", "3", "4"})):
+			t.Errorf("the server came back: %v, confirmed %s of %s, records %q", err, h.server.slotLSN(), tx.end, ids)
+		case !back && (!errors.Is(err, ErrUnclean) || h.server.slotLSN() >= tx.end || !slices.Equal(ids, []string{"1", "2", "3"})):
+			t.Errorf("the server did not come back: %v, confirmed %s of %s, records %q", err, h.server.slotLSN(), tx.end, ids)
+		}
+		if !back && (err == nil || !strings.Contains(err.Error(), "published in part")) {
+			t.Errorf("the stop says %v", err)
 		}
 	}
 }
