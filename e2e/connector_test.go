@@ -196,13 +196,14 @@ func invoke(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
-// checkMemory holds the connector to the 64 MiB that it may take, up to now.
+// checkMemory holds the connector, up to now, to what docs/sizing.md says it takes: the
+// program's 20 MiB, and kafka.max_buffered.
 func (c *connector) checkMemory(with string) {
 	c.t.Helper()
 	rss := c.peakRSS()
 	c.t.Logf("%d MiB in memory with %s", rss>>20, with)
-	if rss > 64<<20 && !raceEnabled {
-		c.t.Errorf("%d MiB in memory with %s, want at most 64", rss>>20, with)
+	if rss > 84<<20 && !raceEnabled {
+		c.t.Errorf("%d MiB in memory with %s, want at most 84", rss>>20, with)
 	}
 }
 
