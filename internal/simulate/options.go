@@ -21,6 +21,7 @@ type options struct {
 	madeBefore   bool // the slot is there before the first start
 	missing      bool // the topics are not there at first
 	again        bool // after the last stop there is another start
+	deadLetters  bool // some rows have no topic, and errors.poison is dead_letter
 	// pace is how long the server takes for each chunk of bytes that it sends.
 	pace  time.Duration
 	chunk int
@@ -37,6 +38,9 @@ func (o options) String() string {
 	guarantee := "at least once, store " + o.store
 	if o.exactly {
 		guarantee = "exactly once"
+	}
+	if o.deadLetters {
+		guarantee += ", dead letters"
 	}
 	return fmt.Sprintf("%s; %d topics of %d partitions, %d keys; confirm every %s, wal_sender_timeout %s; %d bytes every %s, latency %v",
 		guarantee, o.topics, o.partitions, o.keys, o.confirmEvery, o.timeout, o.chunk, o.pace, o.latency)

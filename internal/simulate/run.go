@@ -14,6 +14,7 @@ import (
 
 	"outboxd/decoder"
 	"outboxd/internal/connector"
+	"outboxd/internal/deadletter"
 	"outboxd/internal/positions"
 	"outboxd/internal/replication"
 	"outboxd/internal/status"
@@ -83,6 +84,9 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		o.Store = store
 	case w.o.store == "file":
 		o.Store = &fileStore{p: p, d: &w.disk}
+	}
+	if w.o.deadLetters {
+		o.DeadLetters = deadletter.NewWriter(deadletter.Options{Topic: deadLetterTopic, Always: true, Log: log})
 	}
 	if store != nil {
 		p.owner = store.Owner()

@@ -55,6 +55,7 @@ func choose(seed uint64) (options, []step) {
 		s.then = m.pause()
 		m.steps = append(m.steps, s)
 	}
+	o.deadLetters = r.IntN(4) == 0
 	return o, m.steps
 }
 
@@ -149,14 +150,19 @@ func (m *maker) work() step {
 func (w *world) insert(tx *transaction, n int, copied bool, choice uint64) {
 	r := rand.New(rand.NewPCG(choice, 1))
 	rows := make([]*row, n)
+	poison := w.o.deadLetters && r.IntN(2) == 0
 	for i := range rows {
 		w.ids++
 		rows[i] = &row{
 			id:      fmt.Sprintf("e%d", w.ids),
-			topic:   w.topics[r.IntN(len(w.topics))],
+			topic:   fmt.Sprintf("t%d", r.IntN(w.o.topics)),
 			key:     fmt.Sprintf("k%d", r.IntN(w.o.keys)),
 			payload: fmt.Sprintf(`{"n":%d}`, w.ids),
 			message: w.o.messages && !copied && r.IntN(3) == 0,
+		}
+		rows[i].kind = rows[i].topic
+		if poison && r.IntN(4) == 0 {
+			rows[i].kind, rows[i].topic = "no topic's name", deadLetterTopic
 		}
 	}
 	w.verifier.written(tx, rows)

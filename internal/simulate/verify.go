@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"encoding/json"
 	"fmt"
 	"sync"
 
@@ -298,7 +299,7 @@ func (v *verifier) arrive(r *kgo.Record) {
 	case s.tx.commit == 0:
 		v.broken("%s is of a transaction that is not committed (rolled back %t)", where, s.tx.aborted)
 		return
-	case r.Topic != s.topic || string(r.Key) != s.key || string(r.Value) != s.payload:
+	case r.Topic != s.topic || string(r.Key) != s.key || !s.is(r.Value):
 		v.broken("%s has topic %q, key %q, value %q instead of %q, %q, %q", where, r.Topic, r.Key, r.Value, s.topic, s.key, s.payload)
 	case position != s.tx.position(s.row):
 		v.broken("%s has position %s instead of %s", where, position, s.tx.position(s.row))
@@ -314,6 +315,23 @@ func (v *verifier) arrive(r *kgo.Record) {
 		s.tx.unseen--
 	}
 	s.arrived = v.arrivals
+}
+
+// is reports whether a value is the row's, or that of its dead letter.
+func (r *row) is(value []byte) bool {
+	if r.topic != deadLetterTopic {
+		return string(value) == r.payload
+	}
+	var columns map[string]*string
+	if json.Unmarshal(value, &columns) != nil {
+		return false
+	}
+	column, want := "payload", r.payload
+	if r.message {
+		column, want = "message", r.content()
+	}
+	text := columns[column]
+	return text != nil && *text == want
 }
 
 // order holds a record to the order of its key: the next one, or one that came before.

@@ -13,7 +13,8 @@ import (
 type row struct {
 	lsn     pglogrepl.LSN
 	id      string
-	topic   string // its type
+	kind    string // its type
+	topic   string // that it has to arrive in
 	key     string
 	payload string
 	message bool
@@ -120,7 +121,7 @@ func relationMessage() []byte {
 func insertMessage(r *row) []byte {
 	m := binary.BigEndian.AppendUint32([]byte{'I'}, relationID)
 	m = append(m, 'N', 0, byte(len(columns)))
-	for _, v := range []string{r.id, r.topic, "aggregate", r.key, r.payload} {
+	for _, v := range []string{r.id, r.kind, "aggregate", r.key, r.payload} {
 		m = append(m, 't')
 		m = binary.BigEndian.AppendUint32(m, uint32(len(v)))
 		m = append(m, v...)
@@ -141,7 +142,7 @@ func logicalMessage(transactional bool, at pglogrepl.LSN, content string) []byte
 }
 
 func (r *row) content() string {
-	return fmt.Sprintf(`{"id":%q,"type":%q,"aggregatetype":"aggregate","aggregateid":%q,"payload":%s}`, r.id, r.topic, r.key, r.payload)
+	return fmt.Sprintf(`{"id":%q,"type":%q,"aggregatetype":"aggregate","aggregateid":%q,"payload":%s}`, r.id, r.kind, r.key, r.payload)
 }
 
 // write appends a record of so many bytes to the WAL, and returns where it lies. The

@@ -17,7 +17,10 @@ import (
 	"outboxd/offsets"
 )
 
-const positionsTopic = "outboxd.positions"
+const (
+	positionsTopic  = "outboxd.positions"
+	deadLetterTopic = "outbox.dead-letter"
+)
 
 // world is everything of one seed.
 type world struct {
@@ -61,6 +64,9 @@ func newWorld(o options) (*world, error) {
 	w := &world{o: o, history: history{began: time.Now()}}
 	for i := range o.topics {
 		w.topics = append(w.topics, fmt.Sprintf("t%d", i))
+	}
+	if o.deadLetters {
+		w.topics = append(w.topics, deadLetterTopic)
 	}
 	w.verifier = newVerifier(w, o.exactly)
 	w.server = newPostgres(w)
