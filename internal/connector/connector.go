@@ -79,6 +79,9 @@ type Connector struct {
 	// refused are events that Kafka refused for ever. What was in flight with one is sent
 	// again, without it.
 	refused flow.Refusals
+	// learned says that the last session ended because Kafka refused an event for ever:
+	// the next one gets further, however many are refused one after the other.
+	learned bool
 	// shared says that another process may have confirmed more than known: at
 	// first, and since the slot was seen in use by another connection.
 	shared bool
@@ -171,7 +174,7 @@ func (p *Connector) Run(ctx context.Context, hurry context.Context) error {
 	wait := backoff{min: p.o.RetryMin, max: p.o.RetryMax}
 	for {
 		started := time.Now()
-		p.reading = 0
+		p.reading, p.learned = 0, false
 		err := p.guarantee.Judge(p.session(ctx))
 		if p.known != nil {
 			err = p.repeated.decoding(err, p.known.LSN, p.reading)
@@ -182,7 +185,7 @@ func (p *Connector) Run(ctx context.Context, hurry context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return p.finish(err)
 		}
-		if time.Since(started) > p.o.RetryMax {
+		if time.Since(started) > p.o.RetryMax || p.learned {
 			wait.reset()
 		}
 		delay := wait.next()

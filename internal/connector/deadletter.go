@@ -61,6 +61,7 @@ func (p *Connector) refusedRow(failed *sink.FailedError) bool {
 	} else {
 		r.Err = failed
 	}
+	p.learned = true
 	p.refusedRows[string(failed.ID)] = r
 	return true
 }
@@ -115,6 +116,7 @@ func (p *Connector) prepareDeadLetters(ctx context.Context) error {
 // refusedLate notes what Kafka refused after it was sent: an event, or the dead letter
 // of one.
 func (p *Connector) refusedLate(failed *sink.FailedError) {
+	p.learned = true
 	if p.o.DeadLetters != nil && failed.Topic == p.o.DeadLetters.Topic() {
 		p.refused.AddInstead(failed.Position, failed)
 		return

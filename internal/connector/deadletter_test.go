@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -207,6 +208,12 @@ func TestLateRefusals(t *testing.T) {
 		}
 		if got := h.letters(); !slices.Equal(got, []string{"refused 7", "refused 13", "refused 22"}) {
 			t.Errorf("dead letters %q", got)
+		}
+		// Each refusal costs a session, and no longer a wait than the one before.
+		for _, m := range regexp.MustCompile(`"retry_in":"([^"]+)"`).FindAllStringSubmatch(h.log.String(), -1) {
+			if wait, err := time.ParseDuration(m[1]); err != nil || wait > h.o.RetryMin {
+				t.Errorf("a wait of %s after a refusal, want at most %s", m[1], h.o.RetryMin)
+			}
 		}
 		got := h.committed()
 		if h.o.Positions == nil {
