@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -206,6 +207,35 @@ func (w *world) createTopics() {
 			_ = w.kafka.cluster.CreateTopic(topic, int32(w.o.partitions), nil)
 		}
 	}
+}
+
+// refusedMark is in the payload of a row that the brokers refuse. In a dead letter it
+// reads otherwise: the payload is text there.
+const refusedMark = `,"refused":true`
+
+// refuseMarked refuses for ever what holds a row with the mark, as a broker does: its
+// batch as a whole. The other partitions of the request are to be tried again.
+func (k *kafka) refuseMarked() {
+	k.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		k.cluster.KeepControl()
+		produce := request.(*kmsg.ProduceRequest)
+		response := produce.ResponseKind().(*kmsg.ProduceResponse)
+		refused := false
+		for _, t := range produce.Topics {
+			answer := kmsg.NewProduceResponseTopic()
+			answer.Topic, answer.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				partition := kmsg.NewProduceResponseTopicPartition()
+				partition.Partition, partition.ErrorCode = p.Partition, kerr.NotEnoughReplicas.Code
+				if bytes.Contains(p.Records, []byte(refusedMark)) {
+					partition.ErrorCode, refused = kerr.InvalidRecord.Code, true
+				}
+				answer.Partitions = append(answer.Partitions, partition)
+			}
+			response.Topics = append(response.Topics, answer)
+		}
+		return response, nil, refused
+	})
 }
 
 // shut closes the brokers' doors, or opens them.

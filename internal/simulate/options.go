@@ -22,6 +22,7 @@ type options struct {
 	missing      bool // the topics are not there at first
 	again        bool // after the last stop there is another start
 	deadLetters  bool // some rows have no topic, and errors.poison is dead_letter
+	refused      bool // some of these have one, and the brokers refuse them once they are sent
 	// pace is how long the server takes for each chunk of bytes that it sends.
 	pace  time.Duration
 	chunk int

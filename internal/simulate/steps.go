@@ -56,6 +56,7 @@ func choose(seed uint64) (options, []step) {
 		m.steps = append(m.steps, s)
 	}
 	o.deadLetters = r.IntN(4) == 0
+	o.refused = o.deadLetters && r.IntN(2) == 0
 	return o, m.steps
 }
 
@@ -162,7 +163,13 @@ func (w *world) insert(tx *transaction, n int, copied bool, choice uint64) {
 		}
 		rows[i].kind = rows[i].topic
 		if poison && r.IntN(4) == 0 {
-			rows[i].kind, rows[i].topic = "no topic's name", deadLetterTopic
+			rows[i].topic = deadLetterTopic
+			if rows[i].refused = w.o.refused && i < 100 && r.IntN(3) == 0; rows[i].refused {
+				w.fault()
+				rows[i].payload = fmt.Sprintf(`{"n":%d%s}`, w.ids, refusedMark)
+			} else {
+				rows[i].kind = "no topic's name"
+			}
 		}
 	}
 	w.verifier.written(tx, rows)

@@ -102,7 +102,7 @@ func (v *verifier) committed(tx *transaction) {
 	v.txs = append(v.txs, tx)
 	for _, r := range tx.rows {
 		s := v.rows[r.id]
-		key := r.topic + "/" + r.key
+		key := s.order()
 		s.index = len(v.keys[key])
 		v.keys[key] = append(v.keys[key], s)
 	}
@@ -304,7 +304,7 @@ func (v *verifier) arrive(r *kgo.Record) {
 	case position != s.tx.position(s.row):
 		v.broken("%s has position %s instead of %s", where, position, s.tx.position(s.row))
 	}
-	key := s.topic + "/" + s.key
+	key := s.order()
 	if was, known := v.part[key]; known && was != r.Partition {
 		v.broken("%s: its key was in partition %d before", where, was)
 	}
@@ -315,6 +315,15 @@ func (v *verifier) arrive(r *kgo.Record) {
 		s.tx.unseen--
 	}
 	s.arrived = v.arrivals
+}
+
+// order names what the row comes in order with. What the brokers refuse, they may refuse
+// after the dead letters of later rows were sent, or after a later row in another topic.
+func (r *row) order() string {
+	if r.refused {
+		return "refused in " + r.kind + "/" + r.key
+	}
+	return r.topic + "/" + r.key
 }
 
 // is reports whether a value is the row's, or that of its dead letter.

@@ -18,6 +18,7 @@ type row struct {
 	key     string
 	payload string
 	message bool
+	refused bool   // by the brokers, once it is sent
 	number  uint32 // in its transaction, from 1
 }
 

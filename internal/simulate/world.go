@@ -84,6 +84,9 @@ func newWorld(o options) (*world, error) {
 	if w.kafka, err = newKafka(w, seed...); err != nil {
 		return nil, err
 	}
+	if o.refused {
+		w.kafka.refuseMarked()
+	}
 	w.verifier.reader = newReader(w.kafka, o.exactly)
 	return w, nil
 }
