@@ -211,6 +211,9 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err != nil {
 		return k.broken(fmt.Errorf("store the position in topic %q (delivery.topic): %w", r.Topic, err))
 	}
+	if err := k.partitionsStored(ctx); err != nil {
+		return err
+	}
 	// The client gets itself a new producer id in some faults, and goes on. Then
 	// the transaction holds only the records since.
 	id, epoch, err := k.client.ProducerID(ctx)
@@ -238,6 +241,26 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 		k.cancel(&FailedError{Err: err}) // the one before is committed
 	}
 	return nil
+}
+
+// partitionsStored waits until the client's EndTransaction sees every partition that has
+// an acknowledged record. It is called when nothing is buffered.
+//
+// franz-go v1.22.3 (storePartitionsUpdate) stores the partitions of a topic that it did
+// not know only after it has partitioned the records that waited for them:
+//
+//   - the metadata of a new topic arrives, and its records are partitioned;
+//   - another goroutine sends them, and they are acknowledged;
+//   - EndTransaction looks at the partitions of all topics, and there are none of this
+//     one: it does not restart their sequence numbers with the new epoch, so that the
+//     next transaction gets OUT_OF_ORDER_SEQUENCE_NUMBER. Where the transaction has no
+//     other topic, it takes it for empty, aborts it, and returns nil;
+//   - the metadata's goroutine stores the partitions.
+//
+// The client holds a lock from the first step to the last, which AbortBufferedRecords
+// acquires. This can go when the client stores before it partitions.
+func (k *Kafka) partitionsStored(ctx context.Context) error {
+	return k.client.AbortBufferedRecords(ctx)
 }
 
 var errProducerChanged = errors.New("the client has got itself another producer id inside the transaction")
