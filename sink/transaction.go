@@ -209,7 +209,7 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 		}
 	}
 	if err != nil {
-		return k.broken(fmt.Errorf("store the position in topic %q (delivery.topic): %w", r.Topic, err))
+		return k.broken(fmt.Errorf("write the transaction's last record to topic %q: %w", r.Topic, err))
 	}
 	if err := k.partitionsStored(ctx); err != nil {
 		return err

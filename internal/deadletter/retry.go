@@ -201,7 +201,7 @@ func (r *Retrier) resolve(ctx context.Context, l *Letter, resolved string) error
 	}
 	if err := r.sink.Commit(ctx, l.Resolution(r.o.Topic.o.Topic, resolved, time.Now())); err != nil {
 		// Not another attempt: it may be committed.
-		return fmt.Errorf("whether it is committed is not known; list the dead letters again: %v", err)
+		return fmt.Errorf("resolve the dead letter (errors.dead_letter_topic): %v; list the dead letters again to see whether it is resolved", err)
 	}
 	r.sink.Unseal()
 	return nil

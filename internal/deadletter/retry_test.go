@@ -237,6 +237,43 @@ func TestRetryIsKilled(t *testing.T) {
 	})
 }
 
+// A transaction that does not get the record that resolves its letter is not another
+// attempt's: the error says what failed, and the event is not published.
+func TestRetryThatCannotBeResolved(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "orders"))
+	topic := open(t, c)
+	if err := topic.Prepare(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	set(t, topic, 1, "k", "1")
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: testTopic, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	r, err := NewRetrier(retryOptions(c, topic, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	_, err = topic.Each(limited(t), Selection{}, nil, func(f Found) error {
+		_, err := r.Retry(limited(t), f.Letter)
+		return err
+	})
+	text := fmt.Sprint(err)
+	for _, want := range []string{"resolve the dead letter", "errors.dead_letter_topic", testTopic, "TOPIC_AUTHORIZATION_FAILED", "list the dead letters again"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in: %s", want, text)
+		}
+	}
+	if strings.Contains(text, "delivery.topic") || strings.Contains(text, "the position") {
+		t.Errorf("the letter's topic is not that of the positions: %s", text)
+	}
+	if got := committedRecords(t, c, "orders"); len(got) != 0 {
+		t.Errorf("%d events are published", len(got))
+	}
+	if got := list(t, topic, Selection{}); got != "1" {
+		t.Errorf("left: %s", got)
+	}
+}
+
 // An event that the broker refuses stays, and those behind it are published.
 func TestRetryIsRefused(t *testing.T) {
 	t.Parallel()

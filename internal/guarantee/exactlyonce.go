@@ -131,7 +131,7 @@ func (e *ExactlyOnce) Save(ctx context.Context, at offsets.Position) error {
 		return &Doubt{fmt.Errorf("the transaction holds events up to %s, which the position does not tell", newest)}
 	}
 	if err := e.sink.Commit(ctx, e.positions.Record(at)); err != nil {
-		return &Doubt{err}
+		return &Doubt{fmt.Errorf("store the position (delivery.topic): %w", err)}
 	}
 	e.claimed, e.claimDue = true, false
 	return nil
