@@ -22,6 +22,7 @@ func (k *Kafka) admit(t *topic, d *Delivery) error {
 	if !t.answered.Load() {
 		if d.size <= waitForLimit && !t.careful && d.Clock != record.BusinessTime && d.Partition == record.ByKey {
 			t.events++
+			d.unchecked = true
 			return nil
 		}
 		if err := k.waitFor(t.known); err != nil {

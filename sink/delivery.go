@@ -33,6 +33,8 @@ type Delivery struct {
 	slab    *slab
 	topic   *topic
 	size    int // see wireSize
+	// unchecked: it was let through before the topic's limits were known.
+	unchecked bool
 }
 
 // Value is that of the context; the record's is d.Record.Value.
@@ -72,7 +74,7 @@ func (d *Delivery) charge() {
 // recycle makes the delivery ready for its next use. It keeps nothing of the event.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.topic = nil
+	d.topic, d.unchecked = nil, false
 	d.Reset()
 	d.record, d.charged = kgo.Record{}, 0
 }

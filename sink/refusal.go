@@ -102,9 +102,10 @@ func (k *Kafka) judge(d *Delivery, err error) verdict {
 		return mayPass
 	case errors.Is(err, kerr.InvalidTimestamp):
 		// The clocks may be set right. What else the topic refuses the next sink finds
-		// before it sends, if the limit is told.
+		// before it sends, and names the limit, if that is told. It asks once more where
+		// this one had no answer.
 		k.learned.change(t.name, func(l *lesson) { l.careful = true })
-		if source == told || d.Clock != record.BusinessTime && d.record.Timestamp.After(time.Now()) {
+		if source == told || source == assumed && !t.careful || d.Clock != record.BusinessTime && d.record.Timestamp.After(time.Now()) {
 			return mayPass
 		}
 	case errors.Is(err, kerr.InvalidRecord):

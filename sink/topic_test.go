@@ -200,33 +200,88 @@ func TestToldLimitStays(t *testing.T) {
 	s.delivered()
 }
 
-// A commit that is too old for its topic is not waited for: it gets no younger.
+// A commit that is too old for its topic is not waited for: it gets no younger. Whether
+// the topic's limits are known before the event is sent, before it is handed to the
+// client, or only when the broker has refused it, the error names the limit.
 func TestCommitThatIsTooOld(t *testing.T) {
-	c := broker(t, 1)
-	configure(t, c, "message.timestamp.before.max.ms", "60000")
-	learned := NewLearned()
-	s := &sender{t: t, k: open(t, c, func(o *Options) { o.Learned = learned })}
-	err := s.committed(time.Now().Add(-2 * time.Minute))
-	if err == nil { // the topic was not known yet
-		if err := s.failed(); errors.Is(err, ErrUndeliverable) {
-			t.Errorf("the sink fails with %v", err)
-		}
-		s = &sender{t: t, k: open(t, c, func(o *Options) { o.Learned = learned })}
-		err = s.committed(time.Now().Add(-2 * time.Minute))
+	describe := []kmsg.Key{kmsg.DescribeConfigs}
+	for name, first := range map[string]func(t *testing.T, c *kfake.Cluster, s *sender) error{
+		"known": func(t *testing.T, c *kfake.Cluster, s *sender) error {
+			if err := s.committed(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			s.delivered()
+			return s.committed(time.Now().Add(-2 * time.Minute))
+		},
+		"known when the event was taken": func(t *testing.T, c *kfake.Cluster, s *sender) error {
+			answer := newGate()
+			t.Cleanup(answer.open)
+			c.ControlKey(int16(kmsg.DescribeConfigs), func(kmsg.Request) (kmsg.Response, error, bool) {
+				c.SleepControl(func() { <-answer.c })
+				return nil, nil, false
+			})
+			s.k.Seal() // which keeps the event from the client
+			if err := s.committed(time.Now().Add(-2 * time.Minute)); err != nil {
+				return err
+			}
+			answer.open()
+			until(t, "the topic is open", s.k.topics[testTopic].open.Load)
+			s.k.Unseal()
+			return s.failed()
+		},
+		"known when the event waits": func(t *testing.T, c *kfake.Cluster, s *sender) error {
+			answer := newGate()
+			t.Cleanup(answer.open)
+			c.ControlKey(int16(kmsg.DescribeConfigs), func(kmsg.Request) (kmsg.Response, error, bool) {
+				c.SleepControl(func() { <-answer.c })
+				return nil, nil, false
+			})
+			if err := s.committed(time.Now().Add(-2 * time.Minute)); err != nil {
+				return err
+			}
+			answer.open()
+			return s.failed()
+		},
+		"not known when the broker refuses it": func(t *testing.T, c *kfake.Cluster, s *sender) error {
+			c.Fault(kfake.Fault{Keys: describe, Err: kerr.UnknownServerError})
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidTimestamp})
+			if err := s.committed(time.Now().Add(-2 * time.Minute)); err != nil {
+				return err
+			}
+			return s.failed()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := broker(t, 1)
+			configure(t, c, "message.timestamp.before.max.ms", "60000")
+			learned := NewLearned()
+			next := func() *sender {
+				return &sender{t: t, k: transactionalSink(t, c, func(o *Options) { o.Learned = learned })}
+			}
+			s := next()
+			err := first(t, c, s)
+			if name != "known" {
+				if err == nil || errors.Is(err, ErrUndeliverable) {
+					t.Errorf("the sink fails with %v", err)
+				}
+				s = next()
+				err = s.committed(time.Now().Add(-2 * time.Minute))
+			}
+			if !errors.Is(err, ErrUndeliverable) {
+				t.Fatalf("an old commit: %v", err)
+			}
+			says(t, err, "committed at", "before the present", "message.timestamp.before.max.ms = 60000", "value.timestamp: now")
+			if err := s.committed(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			s.delivered()
+			now := next()
+			if err := now.at(record.SendTime, time.Now().Add(-2*time.Minute), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			now.delivered()
+		})
 	}
-	if !errors.Is(err, ErrUndeliverable) {
-		t.Fatalf("an old commit: %v", err)
-	}
-	says(t, err, "committed at", "before the present", "message.timestamp.before.max.ms = 60000", "value.timestamp: now")
-	if err := s.committed(time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	s.delivered()
-	now := &sender{t: t, k: open(t, c)}
-	if err := now.at(record.SendTime, time.Now().Add(-2*time.Minute), time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	now.delivered()
 }
 
 // A broker that refuses an old time is not put down to the clocks.

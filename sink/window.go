@@ -3,12 +3,12 @@ package sink
 // produce hands a record to the client, now or when its topic has room.
 func (k *Kafka) produce(d *Delivery) {
 	t := d.topic
-	if t.open.Load() {
+	if t.open.Load() && !d.unchecked {
 		k.client.Produce(k.sending, &d.record, k.finish)
 		return
 	}
 	t.mu.Lock()
-	if t.open.Load() {
+	if t.open.Load() && !d.unchecked {
 		t.mu.Unlock()
 		k.client.Produce(k.sending, &d.record, k.finish)
 		return
@@ -53,7 +53,7 @@ func (k *Kafka) release(t *topic) {
 	}
 }
 
-// checkHeld looks at a record that was let through before the topic's limits were
+// checkHeld looks, with the topic locked, at a record that was let through before the topic's limits were
 // known. If they are such that it does not fit, the next sink waits for them.
 func (k *Kafka) checkHeld(t *topic, d *Delivery) {
 	k.checkRetention(&t.limit, d)
