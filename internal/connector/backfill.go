@@ -167,7 +167,7 @@ func (b *backfillSession) run(ctx context.Context, snapshot *replication.Snapsho
 		return b.deliveryFailed()
 	case errors.Is(err, flow.ErrPoison):
 		b.deliver()
-		return &replication.Error{Err: err, Hint: "it is a row of the backfill: fix or delete it, and start again; the backfill then restarts from its beginning"}
+		return rowAdvised(err)
 	case errors.Is(err, deadletter.ErrTooMany):
 		b.deliver()
 		return advised(err)
@@ -209,9 +209,15 @@ func (b *backfillSession) deliveryFailed() error {
 		if b.p.refusedRow(failed) {
 			return &sink.FailedError{Err: fmt.Errorf("%v; the backfill restarts, and sets this row aside", err)}
 		}
-		return &flow.PoisonError{Position: failed.Position, Err: err}
+		return rowAdvised(&flow.PoisonError{Position: failed.Position, Err: err})
 	}
 	return err
+}
+
+// rowAdvised adds to the error of a row of the backfill what to do about it. Its position
+// is that of this snapshot: no other start has it, so that it selects nothing.
+func rowAdvised(err error) error {
+	return &replication.Error{Err: err, Hint: "it is a row of the backfill: fix or delete it, and start again; the backfill then restarts from its beginning"}
 }
 
 // progressEvery is how often the log says how far the backfill is.

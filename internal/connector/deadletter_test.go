@@ -13,14 +13,17 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outboxd/decoder"
 	"outboxd/internal/deadletter"
 	"outboxd/internal/flow"
+	"outboxd/internal/format/cloudevents"
 	"outboxd/internal/poison"
 	"outboxd/internal/record"
+	"outboxd/offsets"
 	"outboxd/router"
 	"outboxd/sink"
 )
@@ -424,6 +427,87 @@ func TestDeadLetterTopicIsCompacted(t *testing.T) {
 	h.run()
 	if err := h.end(20 * time.Second); !errors.Is(err, deadletter.ErrUnusable) || !strings.Contains(err.Error(), "cleanup.policy=delete") {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// A row of a backfill that Kafka refuses after it was sent is poison like one that was
+// never sent: the run ends with its position and its id, and says what to do about a row.
+// A run that sets events aside restarts the backfill, and knows the row.
+func TestBackfillIsRefusedLate(t *testing.T) {
+	for name, setsAside := range map[string]bool{"fails": false, "sets aside": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			if setsAside {
+				h.setsAside(nil)
+			}
+			h.kafka.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: -1})
+			p := New(h.o)
+			if err := p.openSink(); err != nil {
+				t.Fatal(err)
+			}
+			k := p.sink
+			defer k.Close()
+			b := &backfillSession{p: p, sink: k, tracker: offsets.NewTracker(0)}
+			at := decoder.Position{CommitLSN: 0x1507C60, Number: 7}
+			d := k.Next()
+			d.ID, d.Position, d.Topic, d.Key, d.Record.Value = []byte("7"), at, "t", []byte("k"), []byte("{}")
+			d.Time = time.Now()
+			d.Receipt, d.Memory = unheard{}, unheard{}
+			if err := k.Send(d); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-k.Failed():
+			case <-time.After(20 * time.Second):
+				t.Fatal("the sink did not fail")
+			}
+			err := b.deliveryFailed()
+			poisoned, failed := (*flow.PoisonError)(nil), (*sink.FailedError)(nil)
+			if setsAside {
+				if errors.As(err, &poisoned) || !errors.As(err, &failed) || !errors.Is(p.refusedRows["7"].Err, sink.ErrUndeliverable) {
+					t.Errorf("%v; refused: %v", err, p.refusedRows)
+				}
+				return
+			}
+			if !errors.As(err, &poisoned) || poisoned.Position != at || !errors.Is(err, sink.ErrUndeliverable) || poison.Of(err) != poison.Refused {
+				t.Errorf("no poison of kind refused at %s: %v", at, err)
+			}
+			for _, want := range []string{`"7"`, at.String(), "INVALID_RECORD", "row of the backfill"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+			if strings.Contains(err.Error(), "--from-lsn") || strings.Contains(err.Error(), "--dead-letter") {
+				t.Errorf("the position of a backfill selects nothing in the stream: %v", err)
+			}
+		})
+	}
+}
+
+// unheard is the receipt and the memory of an event that nobody waits for.
+type unheard struct{}
+
+func (unheard) Acknowledge() {}
+func (unheard) Charge(int)   {}
+func (unheard) Release(int)  {}
+
+// An event without a field that its format needs is set aside as of that kind.
+func TestDeadLetterOfAMissingField(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.setsAside(nil)
+	h.o.Format.Format = cloudevents.Format{}
+	tx := h.server.commitRows(func(id string) []string {
+		if id == "2" {
+			return []string{id, "", "a", "k", "{}"}
+		}
+		return []string{id, "t", "a", "k", "{}"}
+	}, "1", "2", "3")
+	h.run()
+	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
+	if got := h.letters(); !slices.Equal(got, []string{"missing_field 2"}) {
+		t.Errorf("dead letters %q", got)
 	}
 }
 
