@@ -144,7 +144,7 @@ const (
 
 func (s *spares) get(ctx context.Context) *Delivery {
 	if s.current == nil || s.next == slabSize {
-		s.current, s.next = s.take(ctx), 0
+		s.take(ctx)
 	}
 	d := &s.current.deliveries[s.next]
 	s.next++
@@ -159,7 +159,8 @@ func (s *spares) unget() {
 	}
 }
 
-func (s *spares) take(ctx context.Context) *slab {
+// take makes another slab the current one.
+func (s *spares) take(ctx context.Context) {
 	b := s.reuse()
 	s.budget.Acquire(slabBytes, b != nil)
 	if b == nil {
@@ -175,7 +176,7 @@ func (s *spares) take(ctx context.Context) *slab {
 	s.mu.Lock()
 	s.current, s.idle = b, false
 	s.mu.Unlock()
-	return b
+	s.next = 0
 }
 
 func (s *spares) reuse() *slab {

@@ -100,3 +100,20 @@ func TestSparesAreAccountedFor(t *testing.T) {
 		t.Errorf("%d bytes were given up of what is used", shed)
 	}
 }
+
+// The client's goroutine answers the last event while the sending one takes the next
+// slab: that is for the race detector.
+func TestSparesRestWhileOneIsTaken(t *testing.T) {
+	s := &spares{budget: noBudget{}, inFlight: new(atomic.Int64)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 1000 {
+			s.rest()
+		}
+	}()
+	for range 100 * slabSize {
+		s.get(context.Background())
+	}
+	<-done
+}
