@@ -21,9 +21,11 @@ func TestClockStepIsNoPause(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	before := time.Now()
 	first := sinceBoot()
 	time.Sleep(20 * time.Millisecond)
-	if passed := sinceBoot() - first; passed < 20*time.Millisecond || passed > 10*time.Second {
-		t.Errorf("%s passed in 20 ms", passed)
+	passed := sinceBoot() - first
+	if took := time.Since(before); passed < 20*time.Millisecond || passed > took {
+		t.Errorf("%s passed in %s", passed, took)
 	}
 }

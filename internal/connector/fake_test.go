@@ -41,6 +41,7 @@ type fakeServer struct {
 	confirmed pglogrepl.LSN
 	active    bool  // a connection streams
 	held      bool  // another process has the slot
+	inUse     int   // connections that were refused for that
 	exclusive bool  // as every server is: one connection streams
 	refuse    error // of every new connection
 	unseen    error // of every look at the outbox
@@ -98,6 +99,12 @@ func (f *fakeServer) slotLSN() pglogrepl.LSN {
 	return f.confirmed
 }
 
+func (f *fakeServer) refusals() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inUse
+}
+
 func (f *fakeServer) open(ctx context.Context, _ replication.Options) (Connection, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,6 +152,7 @@ func (c *fakeConn) Stream(_ context.Context, start, confirmed pglogrepl.LSN, mem
 	var err error
 	c.f.update(func() {
 		if c.f.held || c.f.active && c.f.exclusive {
+			c.f.inUse++
 			err = replication.SlotInUse(errors.New("it is active"))
 			return
 		}
