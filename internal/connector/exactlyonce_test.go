@@ -1,7 +1,6 @@
 package connector
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -30,30 +29,7 @@ func (h *harness) exactlyOnce() *positions.Store {
 }
 
 // committed are the ids that a reader of committed records sees.
-func (h *harness) committed() (ids []string) {
-	h.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(h.kafka.ListenAddrs()...), kgo.ConsumeTopics("t"), kgo.FetchMaxWait(50*time.Millisecond),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer client.Close()
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
-		fetches := client.PollFetches(ctx)
-		cancel()
-		if fetches.NumRecords() == 0 {
-			return ids
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			for _, header := range r.Headers {
-				if header.Key == "id" {
-					ids = append(ids, string(header.Value))
-				}
-			}
-		})
-	}
-}
+func (h *harness) committed() []string { return h.ids(kgo.ReadCommitted()) }
 
 // With exactly_once a run commits events and position together, resumes at what is
 // committed although PostgreSQL has it not, and repeats nothing.

@@ -479,21 +479,40 @@ func (h *harness) delivered() {
 }
 
 // records are the values of header id of all records of the topic.
-func (h *harness) records() (ids []string) {
+func (h *harness) records() []string { return h.ids(kgo.ReadUncommitted()) }
+
+// ids are the values of header id of what a reader sees up to the topic's end as it is
+// now.
+func (h *harness) ids(isolation kgo.IsolationLevel) (ids []string) {
 	h.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(h.kafka.ListenAddrs()...), kgo.ConsumeTopics("t"), kgo.FetchMaxWait(50*time.Millisecond))
+	const topic = "t"
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	list := h.admin().ListEndOffsets
+	if isolation == kgo.ReadCommitted() {
+		list = h.admin().ListCommittedOffsets
+	}
+	ends, err := list(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	end, _ := ends.Lookup(topic, 0)
+	client, err := kgo.NewClient(kgo.SeedBrokers(h.kafka.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.FetchMaxWait(50*time.Millisecond),
+		kgo.FetchIsolationLevel(isolation), kgo.KeepControlRecords())
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	defer client.Close()
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	for next := int64(0); next < end.Offset; {
 		fetches := client.PollFetches(ctx)
-		cancel()
-		if fetches.NumRecords() == 0 {
-			return ids
+		if ctx.Err() != nil {
+			h.t.Fatalf("read up to %d of %d", next, end.Offset)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
+			next = r.Offset + 1
 			for _, header := range r.Headers {
 				if header.Key == "id" {
 					ids = append(ids, string(header.Value))
@@ -501,4 +520,5 @@ func (h *harness) records() (ids []string) {
 			}
 		})
 	}
+	return ids
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -72,22 +73,33 @@ func retryAll(t *testing.T, o RetryOptions) (outcomes []string) {
 	return outcomes
 }
 
-// committedRecords are those that a consumer of committed records sees.
+// committedRecords are those that a consumer of committed records sees, up to the
+// topic's end as it is now.
 func committedRecords(t *testing.T, c *kfake.Cluster, topic string) (records []*kgo.Record) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond), kgo.KeepControlRecords())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	for quiet := 0; quiet < 3; {
-		ctx, cancel := context.WithTimeout(limited(t), 300*time.Millisecond)
-		f := client.PollFetches(ctx)
-		cancel()
-		if quiet++; f.NumRecords() > 0 {
-			quiet = 0
+	ends, err := kadm.NewClient(client).ListCommittedOffsets(limited(t), topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, _ := ends.Lookup(topic, 0)
+	for next := int64(0); next < end.Offset; {
+		f := client.PollFetches(limited(t))
+		if err := f.Err(); err != nil {
+			t.Fatal(err)
 		}
-		f.EachRecord(func(r *kgo.Record) { records = append(records, r) })
+		f.EachRecord(func(r *kgo.Record) {
+			if next = r.Offset + 1; !r.Attrs.IsControl() {
+				records = append(records, r)
+			}
+		})
 	}
 	return records
 }
