@@ -92,7 +92,7 @@ func TestBeside(t *testing.T) {
 			h.server.update(func() { h.server.unseen = nil })
 			h.until("delivered", func() bool { return r.at() == tx.end })
 			h.stop()
-			if err := h.end(10 * time.Second); err != nil {
+			if err := h.end(); err != nil {
 				t.Error(err)
 			}
 			if r.running.Load() != 0 || r.began.Load() == 0 {
@@ -108,7 +108,7 @@ func TestBesideRefuses(t *testing.T) {
 	h, r := newHarness(t), &recorder{refusal: replication.SetupError("no time", "map one")}
 	h.o.Beside = r
 	h.run()
-	if err := h.end(10 * time.Second); !errors.Is(err, replication.ErrSetup) {
+	if err := h.end(); !errors.Is(err, replication.ErrSetup) {
 		t.Error(err)
 	}
 	if r.began.Load() != 0 || h.log.count("streaming") != 0 {

@@ -111,7 +111,7 @@ func TestDeadLetters(t *testing.T) {
 		h.run()
 		h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 		h.stop()
-		if err := h.end(10 * time.Second); err != nil {
+		if err := h.end(); err != nil {
 			t.Fatal(err)
 		}
 		if got := h.letters(); !slices.Equal(got, []string{"forbidden_topic 2", "forbidden_topic 4"}) {
@@ -154,7 +154,7 @@ func TestDeadLetterBeforePosition(t *testing.T) {
 		}
 		h.hurry()
 		h.stop()
-		_ = h.end(20 * time.Second)
+		_ = h.end()
 		if got := h.server.slotLSN(); got >= tx.commit {
 			t.Fatalf("confirmed %s at the end, and Kafka does not have the dead letter", got)
 		}
@@ -206,7 +206,7 @@ func TestLateRefusals(t *testing.T) {
 		h.run()
 		h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 		h.stop()
-		if err := h.end(10 * time.Second); err != nil {
+		if err := h.end(); err != nil {
 			t.Fatal(err)
 		}
 		if got := h.letters(); !slices.Equal(got, []string{"refused 7", "refused 13", "refused 22"}) {
@@ -278,7 +278,7 @@ func TestRunDeadLetter(t *testing.T) {
 		at := decoder.Position{CommitLSN: tx.commit, Number: 2}
 		h.setsAside(func(o *deadletter.Options) { o.Always, o.Only = false, at })
 		h.run()
-		err := h.end(20 * time.Second)
+		err := h.end()
 		next := decoder.Position{CommitLSN: tx.commit, Number: 4}
 		if !errors.Is(err, flow.ErrPoison) || !strings.Contains(err.Error(), "`outboxd run --dead-letter "+next.String()+"`") || !strings.Contains(err.Error(), "--from-lsn") {
 			t.Fatalf("ended with %v", err)
@@ -314,7 +314,7 @@ func TestRunDeadLetterOfAGoodEvent(t *testing.T) {
 			h.until("confirmed", func() bool { return h.server.slotLSN() == last.end })
 			h.logged(test.says)
 			h.stop()
-			if err := h.end(10 * time.Second); err != nil {
+			if err := h.end(); err != nil {
 				t.Fatal(err)
 			}
 			if got := h.letters(); got != nil || h.log.count("--dead-letter") != 1 {
@@ -337,7 +337,7 @@ func TestTooManyDeadLetters(t *testing.T) {
 		}
 		h.server.commitRows(bad("3"), "3")
 		h.run()
-		err := h.end(20 * time.Second)
+		err := h.end()
 		if !errors.Is(err, deadletter.ErrTooMany) || !strings.Contains(err.Error(), "all of kind forbidden_topic") || !strings.Contains(err.Error(), `event id "0"`) || !strings.Contains(err.Error(), "dead-letters retry") {
 			t.Fatalf("ended with %v", err)
 		}
@@ -425,7 +425,7 @@ func TestDeadLetterTopicIsCompacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.run()
-	if err := h.end(20 * time.Second); !errors.Is(err, deadletter.ErrUnusable) || !strings.Contains(err.Error(), "cleanup.policy=delete") {
+	if err := h.end(); !errors.Is(err, deadletter.ErrUnusable) || !strings.Contains(err.Error(), "cleanup.policy=delete") {
 		t.Errorf("ended with %v", err)
 	}
 }

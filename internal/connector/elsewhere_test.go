@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"testing"
-	"time"
 
 	"github.com/jackc/pglogrepl"
 
@@ -51,7 +50,7 @@ func TestStoreChanged(t *testing.T) {
 				t.Errorf("%s, accepted %t: said %t", name, accept, said)
 			}
 			h.stop()
-			if err := h.end(10 * time.Second); err != nil {
+			if err := h.end(); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

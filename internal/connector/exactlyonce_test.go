@@ -41,7 +41,7 @@ func TestExactlyOnceResumes(t *testing.T) {
 	h.run()
 	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Fatal(err)
 	}
 	at, err := store.Load(t.Context())
@@ -54,7 +54,7 @@ func TestExactlyOnceResumes(t *testing.T) {
 	tx = h.server.commit("3")
 	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Fatal(err)
 	}
 	if ids := h.committed(); !slices.Equal(ids, []string{"1", "2", "3"}) {
@@ -85,11 +85,11 @@ func TestExactlyOnceTakeover(t *testing.T) {
 	b.logged(`"message":"streaming"`)
 	tx = a.server.commit("3")
 	b.until("confirmed", func() bool { return b.server.slotLSN() == tx.end })
-	if err := a.end(20 * time.Second); !errors.Is(err, guarantee.ErrTakenOver) {
+	if err := a.end(); !errors.Is(err, guarantee.ErrTakenOver) {
 		t.Errorf("the first process: %v", err)
 	}
 	b.stop()
-	if err := b.end(10 * time.Second); err != nil {
+	if err := b.end(); err != nil {
 		t.Error(err)
 	}
 	if ids := b.committed(); !slices.Equal(ids, []string{"1", "2", "3"}) {

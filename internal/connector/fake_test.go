@@ -394,7 +394,7 @@ func newHarness(t *testing.T) *harness {
 		ConfirmEvery: 10 * time.Millisecond,
 		RetryMin:     10 * time.Millisecond,
 		RetryMax:     100 * time.Millisecond,
-		DrainTimeout: 5 * time.Second,
+		DrainTimeout: patience / 2,
 		MemoryLimit:  16 << 20,
 		Log:          zerolog.New(h.log),
 		Status:       status.New(time.Minute),
@@ -433,7 +433,7 @@ func (h *harness) run() {
 // was collected with its sink.
 func (h *harness) isFree(memory weak.Pointer[replication.Memory]) {
 	m := memory.Value()
-	for end := time.Now().Add(5 * time.Second); m != nil && m.Used() != 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); m != nil && m.Used() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			h.t.Errorf("after the end memory is in use: %s", m.Accounts())
 			return
@@ -441,14 +441,17 @@ func (h *harness) isFree(memory weak.Pointer[replication.Memory]) {
 	}
 }
 
+// patience is how long a test waits for what has to come. No test needs it to be short.
+const patience = 30 * time.Second
+
 // end waits for the end of Run.
-func (h *harness) end(within time.Duration) error {
+func (h *harness) end() error {
 	h.t.Helper()
 	select {
 	case <-h.ended:
 		return h.err
-	case <-time.After(within):
-		h.t.Fatalf("still running after %s", within)
+	case <-time.After(patience):
+		h.t.Fatalf("still running after %s", patience)
 		return nil
 	}
 }
@@ -456,7 +459,7 @@ func (h *harness) end(within time.Duration) error {
 // until waits for a state.
 func (h *harness) until(what string, is func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
 		select {
 		case <-h.ended:
 			h.t.Fatalf("ended with %v, and not: %s", h.err, what)
@@ -486,7 +489,7 @@ func (h *harness) records() []string { return h.ids(kgo.ReadUncommitted()) }
 func (h *harness) ids(isolation kgo.IsolationLevel) (ids []string) {
 	h.t.Helper()
 	const topic = "t"
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	list := h.admin().ListEndOffsets
 	if isolation == kgo.ReadCommitted() {

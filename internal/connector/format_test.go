@@ -49,10 +49,10 @@ func TestErrorsOfAFormat(t *testing.T) {
 			if test.passes {
 				h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 				h.stop()
-				if err := h.end(20 * time.Second); err != nil {
+				if err := h.end(); err != nil {
 					t.Error(err)
 				}
-			} else if err := h.end(20 * time.Second); !errors.Is(err, test.is) || !strings.Contains(err.Error(), `event id "2"`) {
+			} else if err := h.end(); !errors.Is(err, test.is) || !strings.Contains(err.Error(), `event id "2"`) {
 				t.Errorf("ended with %v", err)
 			}
 		})

@@ -4,7 +4,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"outboxd/internal/leak"
 )
@@ -25,7 +24,7 @@ func TestRunWaitsForWhatItStarted(t *testing.T) {
 		t.Fatal("no goroutine was started, so that nothing is tested")
 	}
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Error(err)
 	}
 	if n := runningWatchers(); n > before {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 	"weak"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -49,7 +48,7 @@ func TestFailedSinksAreFreed(t *testing.T) {
 		return reachable() == 1
 	})
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Error(err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"outboxd/offsets"
 )
@@ -23,7 +22,7 @@ func TestPositionNeverStored(t *testing.T) {
 	store.set(nil)
 	h.logged(`"message":"streaming"`)
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
 	}
 	if h.log.count("the stored position is gone") != 0 {

@@ -48,7 +48,7 @@ func TestStopConfirms(t *testing.T) {
 	h.run()
 	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
 	}
 	if h.log.count("drained and confirmed") != 1 || h.log.count("fault") != 0 {
@@ -77,7 +77,7 @@ func TestStopWithoutAStore(t *testing.T) {
 			h.server.commit("1")
 			h.delivered()
 			h.stop()
-			if err := h.end(5 * time.Second); !errors.Is(err, ErrUnclean) {
+			if err := h.end(); !errors.Is(err, ErrUnclean) {
 				t.Errorf("the stop: %v", err)
 			}
 			if h.log.count("drained and confirmed") != 0 {
@@ -92,7 +92,10 @@ func TestStopWithoutAStore(t *testing.T) {
 func TestStopDuringFault(t *testing.T) {
 	for _, back := range []bool{true, false} {
 		h := newHarness(t)
-		h.o.ConfirmEvery, h.o.DrainTimeout = time.Hour, time.Second
+		h.o.ConfirmEvery = time.Hour
+		if !back {
+			h.o.DrainTimeout = time.Second
+		}
 		h.run()
 		tx := h.server.commit("1")
 		h.delivered()
@@ -103,7 +106,7 @@ func TestStopDuringFault(t *testing.T) {
 			h.logged("stopping during a fault")
 			h.server.update(func() { h.server.refuse = nil })
 		}
-		err := h.end(5 * time.Second)
+		err := h.end()
 		if got := h.server.slotLSN() == tx.end; got != back || (err == nil) != back {
 			t.Errorf("server back %t: confirmed %t, %v", back, got, err)
 		}
@@ -167,7 +170,7 @@ func TestStopDuringFaultWithNothingSent(t *testing.T) {
 	h.run()
 	h.logged("not streaming")
 	h.stop()
-	if err := h.end(5 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
 	}
 }
@@ -208,7 +211,7 @@ func TestStopEnds(t *testing.T) {
 					time.Sleep(50 * time.Millisecond)
 					h.hurry()
 				}
-				if err := h.end(10 * time.Second); !errors.Is(err, ErrUnclean) {
+				if err := h.end(); !errors.Is(err, ErrUnclean) {
 					t.Errorf("the stop: %v", err)
 				}
 			})

@@ -60,7 +60,7 @@ func TestStopFinishesATransactionThatWaits(t *testing.T) {
 	h.stop()
 	time.Sleep(50 * time.Millisecond) // the stop has come to the stream
 	answer()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
 	}
 	if got := h.server.slotLSN(); got != tx.end {
@@ -91,7 +91,7 @@ func TestStopWhileATransactionWaits(t *testing.T) {
 			<-asked
 			h.until("the event waits", h.server.serving)
 			h.stop()
-			if err := h.end(10 * time.Second); (err == nil) != test.clean || err != nil && !errors.Is(err, ErrUnclean) {
+			if err := h.end(); (err == nil) != test.clean || err != nil && !errors.Is(err, ErrUnclean) {
 				t.Errorf("the stop: %v", err)
 			}
 			if got := h.server.slotLSN(); got != before {

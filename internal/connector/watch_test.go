@@ -76,7 +76,7 @@ func TestRollingUpdate(t *testing.T) {
 		t.Errorf("%v retries counted", n)
 	}
 	a.stop()
-	if err := a.end(10 * time.Second); err != nil {
+	if err := a.end(); err != nil {
 		t.Error(err)
 	}
 	b.logged(`"message":"streaming"`)
@@ -263,7 +263,7 @@ func TestPastPoison(t *testing.T) {
 	h.run()
 	h.until("confirmed", func() bool { return h.server.slotLSN() == last.end })
 	h.stop()
-	if err := h.end(10 * time.Second); err != nil {
+	if err := h.end(); err != nil {
 		t.Fatal(err)
 	}
 	// The same outbox again, from behind the event in the middle.
