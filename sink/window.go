@@ -53,8 +53,9 @@ func (k *Kafka) release(t *topic) {
 	}
 }
 
-// checkHeld looks, with the topic locked, at a record that was let through before the topic's limits were
-// known. If they are such that it does not fit, the next sink waits for them.
+// checkHeld looks, with the topic locked, at a record that was let through before the
+// topic's limits were known. If they are such that it does not fit, the next sink waits
+// for them.
 func (k *Kafka) checkHeld(t *topic, d *Delivery) {
 	k.checkRetention(&t.limit, d)
 	if d.size > t.limit.bytes || t.limit.timed(d) && k.checkTime(&t.limit, d) != nil {
