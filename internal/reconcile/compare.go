@@ -29,10 +29,11 @@ type anonymous struct {
 }
 
 // maxAnonymous bounds how many of them are kept, maxBehind how many records that may
-// be out of order.
+// be out of order, maxTwice how many unexpected events that have several records.
 const (
 	maxAnonymous = 100_000
 	maxBehind    = 100_000
+	maxTwice     = 10_000
 )
 
 // behindRecord is a record that came after one with a later position.
@@ -93,13 +94,16 @@ func (c *comparison) compare(ctx context.Context, rows source) error {
 			return err
 		}
 		for _, g := range groups {
-			if len(g.rows) == 0 || len(g.records) == 0 {
+			if len(g.records) == 0 {
+				continue
+			}
+			c.gaps(g)
+			if len(g.rows) == 0 {
 				continue
 			}
 			for _, r := range g.records {
 				b.oldest = min(b.oldest, r.time)
 			}
-			c.gaps(g)
 			for _, r := range g.rows {
 				b.newest = max(b.newest, r.time)
 				b.first[r.topic] = min(b.first[r.topic], r.number)
@@ -143,7 +147,7 @@ func (c *comparison) compareBucket(ctx context.Context, bucket int, b *bounds, r
 			}
 		case len(g.records) > 0 && !g.inFlight:
 			if r := g.records[0]; r.flags&again != 0 {
-				c.result.NotComparable["removed"]++
+				c.removed(g)
 			} else if c.o.Shadow != nil && c.recent(r.time) {
 				c.result.NotComparable["in_flight"]++
 			} else if r.position.CommitLSN <= c.end || r.position == (decoder.Position{}) {
@@ -166,12 +170,51 @@ func (g *group) expected() (least, most int) {
 	return max(inArchive, len(g.rows)-inArchive), len(g.rows)
 }
 
+// live are the records that no operator has published again.
+func (g *group) live() []*entry {
+	return slices.DeleteFunc(slices.Clone(g.records), func(e *entry) bool { return e.flags&again != 0 })
+}
+
+// removed judges an event whose row was removed. How many rows had its id is not known:
+// each position stands for one. A record without a position may be a repetition.
+func (c *comparison) removed(g *group) {
+	c.result.NotComparable["removed"]++
+	live := g.live()
+	if len(live) < 2 || c.o.Shadow != nil {
+		return
+	}
+	first := live[0]
+	firsts := map[decoder.Position]*entry{first.position: first}
+	for _, e := range live[1:] {
+		switch f := firsts[e.position]; {
+		case e.position == (decoder.Position{}):
+			c.result.NotComparable["repeated"]++
+		case f != nil:
+			c.repetition(f, e)
+		case backfilled(first) && backfilled(e):
+			c.repetition(first, e)
+		default:
+			firsts[e.position] = e
+			c.result.NotComparable["removed"]++
+		}
+	}
+}
+
+// repetition judges a record of an event that has another one, which came first.
+func (c *comparison) repetition(first, e *entry) {
+	if c.mayRepeat(first, e) {
+		c.result.NotComparable["repeated"]++
+		return
+	}
+	c.result.found(c.example(Duplicate, e, fmt.Sprintf("it is also in partition %d at offset %d", first.partition, first.number)))
+}
+
 // judge judges an event that has a row. It reports whether a record is missing, as far
 // as can be told.
 func (c *comparison) judge(g *group, b *bounds) (missing bool) {
 	row := g.rows[0]
 	least, most := g.expected()
-	live := slices.DeleteFunc(slices.Clone(g.records), func(e *entry) bool { return e.flags&again != 0 })
+	live := g.live()
 	c.result.NotComparable["replayed"] += int64(len(g.records) - len(live))
 	if len(g.records) > 0 {
 		c.result.Matched += int64(least)
@@ -188,11 +231,7 @@ func (c *comparison) judge(g *group, b *bounds) (missing bool) {
 		}
 	}
 	for _, e := range live[min(most, len(live)):] {
-		if c.mayRepeat(live[0], e) {
-			c.result.NotComparable["repeated"]++
-			continue
-		}
-		c.result.found(c.example(Duplicate, e, fmt.Sprintf("it is also in partition %d at offset %d", live[0].partition, live[0].number)))
+		c.repetition(live[0], e)
 	}
 	if len(g.records) >= least {
 		return false
@@ -270,14 +309,24 @@ func (c *comparison) mayRepeat(first, e *entry) bool {
 	case e.topic != first.topic || e.partition != first.partition || e.position != first.position:
 		return false
 	}
-	return e.excursion != 0 && c.all.kept[e.excursion-1]
+	// Compaction leaves out what an excursion went over.
+	return e.excursion != 0 && (c.all.kept[e.excursion-1] || c.known[c.topics[e.topic]].compacted)
 }
 
 // gaps notes excursions that passed over a record, which no restart does.
 func (c *comparison) gaps(g *group) {
-	first := g.records[0]
-	for _, e := range g.records[1:] {
-		if e.excursion != 0 && e.flags&runStart == 0 && e.previous != first.previous && first.previous != 0 && first.flags&again == 0 {
+	if len(g.records) < 2 {
+		return
+	}
+	firsts := make(map[decoder.Position]*entry) // two rows may have one id
+	for _, e := range g.records {
+		if e.flags&again != 0 {
+			continue
+		}
+		first, ok := firsts[e.position]
+		if !ok {
+			firsts[e.position] = e
+		} else if e.excursion != 0 && e.flags&runStart == 0 && e.previous != first.previous && first.previous != 0 {
 			c.all.kept[e.excursion-1] = false
 		}
 	}

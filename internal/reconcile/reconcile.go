@@ -207,7 +207,10 @@ type comparison struct {
 	// anonymous are records that name no event.
 	anonymous []anonymous
 	later     []behindRecord
-	failed    error // the first failure of what cannot return one
+	// twice are unexpected events with several records: their rows may turn out to have
+	// been removed.
+	twice  []*group
+	failed error // the first failure of what cannot return one
 }
 
 func newComparison(o Options) (*comparison, error) {

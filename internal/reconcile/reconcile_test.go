@@ -405,6 +405,77 @@ func TestRepetitions(t *testing.T) {
 	})
 }
 
+// Of events whose rows retention has removed, a record that is there twice is judged as
+// if the row were there: a repetition of a crash, or a duplicate.
+func TestRepetitionsOfRemovedRows(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		publish func(*world)
+		want    map[string]int64
+	}{
+		{"none", func(w *world) { w.publish(1, 500) }, map[string]int64{"removed": 400}},
+		{"a duplicate", func(w *world) { w.publish(1, 300); w.produce(w.record(17)); w.publish(301, 500) }, map[string]int64{"removed": 400, Duplicate: 1}},
+		{"three of one", func(w *world) { w.publish(1, 500); w.produce(w.record(17), w.record(17)) }, map[string]int64{"removed": 400, Duplicate: 2}},
+		{"a crash", func(w *world) { w.publish(1, 300); w.publish(281, 500) }, map[string]int64{"removed": 400, "repeated": 20}},
+		{"a crash, up to rows that are there", func(w *world) { w.publish(1, 410); w.publish(391, 500) }, map[string]int64{"removed": 400, "repeated": 20}},
+		{"a crash, and one is left out", func(w *world) { w.publish(1, 300); w.publish(281, 289); w.publish(291, 500) }, map[string]int64{"removed": 400, Duplicate: 19}},
+		{"a crash of exactly once", func(w *world) { w.options.ExactlyOnce = true; w.publish(1, 300); w.publish(281, 500) }, map[string]int64{"removed": 400, Duplicate: 20}},
+		{"two rows had one id", func(w *world) {
+			w.publish(1, 300)
+			w.produce(w.record(301, func(_ *decoder.Event, r *kgo.Record) { r.Headers[0].Value = []byte("e17") }))
+			w.publish(302, 500)
+		}, map[string]int64{"removed": 400}},
+		{"two rows had one id, and a crash", func(w *world) {
+			other := func(_ *decoder.Event, r *kgo.Record) { r.Headers[0].Value = []byte("e17") }
+			w.publish(1, 300)
+			w.produce(w.record(301, other))
+			w.publish(302, 303)
+			w.publish(291, 300)
+			w.produce(w.record(301, other))
+			w.publish(302, 500)
+		}, map[string]int64{"removed": 400, "repeated": 13}},
+		{"published again", func(w *world) {
+			w.publish(1, 500)
+			w.produce(w.record(17, func(_ *decoder.Event, r *kgo.Record) {
+				r.Headers = append(r.Headers, kgo.RecordHeader{Key: "replayed", Value: []byte("true")})
+			}))
+		}, map[string]int64{"removed": 400}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.insert(401, 500)
+			test.publish(w)
+			w.expect(test.want)
+		})
+	}
+	t.Run("somebody deletes rows", func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.insert(1, 500)
+		w.table.rows, w.table.removed = slices.Delete(w.table.rows, 100, 110), 10
+		w.publish(1, 500)
+		w.produce(w.record(105))
+		r := w.expect(map[string]int64{"removed": 10, Duplicate: 1})
+		if len(r.Examples) != 1 || r.Examples[0].ID != "e105" || *r.Examples[0].Offset != 500 {
+			t.Errorf("examples %+v", r.Examples)
+		}
+	})
+}
+
+// Compaction removes records from between others, so that what a crash has repeated need
+// not follow what it followed first.
+func TestRepetitionsOfCompactedTopic(t *testing.T) {
+	w := newWorld(t, 1)
+	if _, err := kadm.NewClient(w.client).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "cleanup.policy", Value: kadm.StringPtr("compact")}}, topicName); err != nil {
+		t.Fatal(err)
+	}
+	w.insert(251, 500)
+	w.publish(1, 300)
+	w.publish(241, 289)
+	w.publish(291, 299)
+	w.publish(301, 500)
+	w.expect(map[string]int64{"removed": 250, "repeated": 58})
+}
+
 // A backfill that is interrupted begins again, under other positions.
 func TestRepeatedBackfill(t *testing.T) {
 	w := newWorld(t, 3)
