@@ -338,15 +338,31 @@ func backfilled(e *entry) bool { return e.position.CommitLSN%8 == 7 }
 
 // different compares what the records hold with what the rows give.
 func (c *comparison) different(g *group, live []*entry) {
+	row := g.rows[0]
+	if row.flags&(unroutable|discarded) != 0 {
+		return
+	}
+	agrees := func(e *entry) bool {
+		return slices.ContainsFunc(g.rows, func(r *entry) bool { return r.sum == e.sum })
+	}
 	for _, e := range live {
-		row := g.rows[0]
-		if row.flags&(unroutable|discarded) != 0 {
-			continue
-		}
-		if !slices.ContainsFunc(g.rows, func(r *entry) bool { return r.sum == e.sum }) {
+		switch {
+		case agrees(e):
+		case slices.ContainsFunc(g.records, func(later *entry) bool { return later.follows(e) && agrees(later) }):
+			c.result.NotComparable["corrected"]++
+		default:
 			c.result.found(c.example(Different, e, difference(row.sum, e.sum, c.topics[row.topic], c.topics[e.topic])))
 		}
 	}
+}
+
+// follows reports whether a record came after another one of its event, as far as can be
+// told: what an operator publishes again comes after what it corrects.
+func (e *entry) follows(other *entry) bool {
+	if e.topic == other.topic && e.partition == other.partition {
+		return e.number > other.number
+	}
+	return e.flags&again != 0
 }
 
 // late judges when an event's first record came.

@@ -476,6 +476,39 @@ func TestRepetitionsOfCompactedTopic(t *testing.T) {
 	w.expect(map[string]int64{"removed": 250, "repeated": 58})
 }
 
+// A record that differs is no mismatch any more once its event was published again as its
+// row gives it.
+func TestDifferentIsCorrected(t *testing.T) {
+	again := func(_ *decoder.Event, r *kgo.Record) {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "replayed", Value: []byte("true")})
+	}
+	another := func(_ *decoder.Event, r *kgo.Record) { r.Value = []byte(`{"n": 0}`) }
+	another2 := func(_ *decoder.Event, r *kgo.Record) { r.Partition, r.Key = 1, []byte("elsewhere") }
+	for _, test := range []struct {
+		name  string
+		plant func(*world)
+		want  map[string]int64
+	}{
+		{"not yet", func(w *world) { w.produce(w.record(301, another)) }, map[string]int64{Different: 1}},
+		{"published again", func(w *world) { w.produce(w.record(301, another), w.record(301, again)) }, map[string]int64{"corrected": 1, "replayed": 1}},
+		{"with another key", func(w *world) { w.produce(w.record(301, another2), w.record(301, again)) }, map[string]int64{"corrected": 1, "replayed": 1}},
+		{"published again as it was", func(w *world) { w.produce(w.record(301, another), w.record(301, another, again)) }, map[string]int64{Different: 1, "replayed": 1}},
+		{"published again before", func(w *world) { w.produce(w.record(301, again), w.record(301, another)) }, map[string]int64{Different: 1, "replayed": 1}},
+		{"one after it", func(w *world) { w.produce(w.record(301, another), w.record(301, again), w.record(301, another)) }, map[string]int64{Different: 1, "corrected": 1, "repeated": 1, "replayed": 1}},
+		{"by a connector that was set back", func(w *world) { w.produce(w.record(301, another), w.record(301)) }, map[string]int64{"corrected": 1, "repeated": 1}},
+		{"a good one elsewhere", func(w *world) { w.produce(w.record(301, another2), w.record(301)) }, map[string]int64{Different: 1, Duplicate: 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			w.insert(1, 500)
+			w.publish(1, 300)
+			test.plant(w)
+			w.publish(302, 500)
+			w.expect(test.want)
+		})
+	}
+}
+
 // A backfill that is interrupted begins again, under other positions.
 func TestRepeatedBackfill(t *testing.T) {
 	w := newWorld(t, 3)

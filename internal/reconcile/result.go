@@ -46,6 +46,7 @@ var notComparable = []struct{ kind, text string }{
 	{"dead_lettered", "rows that are in the dead-letter topic"},
 	{"repeated", "records that at-least-once delivery has repeated"},
 	{"in_doubt", "rows that may have been delivered before retention or compaction removed their records"},
+	{"corrected", "records that differed, and were published again as their row gives them"},
 	{"replayed", "records that an operator has published again"},
 }
 
