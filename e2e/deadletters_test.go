@@ -141,7 +141,7 @@ outbox: {message_prefix: dl}`, guarantee, s.topic, s.topic)
 // everything else is delivered, also the rest of its transaction. kill -9 in between
 // loses nothing.
 func TestRunDeadLetter(t *testing.T) {
-	command := regexp.MustCompile("`outboxd run (--dead-letter) ([0-9A-F]{16}-[0-9A-F]{8})`")
+	command := regexp.MustCompile("`outboxd run (--dead-letter) ([0-9A-F]{16}-[0-9A-F]{8}) --config ")
 	for name, delivery := range map[string]string{"slot": "store: slot", "exactly once": "guarantee: exactly_once, topic: %s-positions"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

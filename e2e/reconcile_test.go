@@ -135,13 +135,14 @@ func TestReconcileFindsEachKind(t *testing.T) {
 		t.Errorf("examples %v, want %s", kinds, want)
 	}
 	// For people.
-	code, stdout, stderr := invoke(t, "reconcile", "--config", s.configFile())
+	file := s.configFile()
+	code, stdout, stderr := invoke(t, "reconcile", "--config", file)
 	for _, part := range []string{"missing", "4  rows without a record", "out of order", "id 4711", "partition"} {
 		if !strings.Contains(stdout, part) {
 			t.Errorf("the table does not say %q:\n%s", part, stdout)
 		}
 	}
-	if code != 1 || !strings.HasSuffix(strings.TrimSpace(stderr), "outboxd: outbox and Kafka differ; `outboxd reconcile --repair` publishes what is missing") {
+	if code != 1 || !strings.HasSuffix(strings.TrimSpace(stderr), "outboxd: outbox and Kafka differ; `outboxd reconcile --repair --config "+file+"` publishes what is missing") {
 		t.Errorf("exit %d, %s", code, stderr)
 	}
 

@@ -171,7 +171,7 @@ func TestRecoverInvalidatedSlotAndReplacedTable(t *testing.T) {
 		state := s.value("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '" + s.slotName + "'")
 		return "the slot is " + state, state == "lost"
 	})
-	s.start().failsWith(3, "invalidated", "`outboxd recover`")
+	s.start().failsWith(3, "invalidated", "`outboxd recover --config ")
 	code, stdout, stderr := s.recover()
 	if code != 0 || !strings.Contains(stdout, "published 10 of 60 rows") {
 		t.Fatalf("exit %d, %q\n%s", code, stdout, stderr)
@@ -190,7 +190,7 @@ func TestRecoverInvalidatedSlotAndReplacedTable(t *testing.T) {
 	s.exec("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM outbox_old")
 	s.exec("ALTER PUBLICATION outboxd ADD TABLE outbox")
 	s.exec("INSERT INTO outbox (id, aggregateid, type, payload) OVERRIDING SYSTEM VALUE SELECT i, 'k', 't0', '{}' FROM generate_series(76, 80) i")
-	s.start().failsWith(1, "`outboxd recover`")
+	s.start().failsWith(1, "`outboxd recover --config ")
 	code, stdout, stderr = s.recover()
 	if code != 0 || !strings.Contains(stdout, "published 10 of 80 rows") {
 		t.Fatalf("exit %d, %q\n%s", code, stdout, stderr)

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +46,7 @@ func run(args []string, stdout, stderr io.Writer) (code int) {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return report(root.ExecuteContext(ctx), stderr)
+	return report(named(root.ExecuteContext(ctx), configFile(root)), stderr)
 }
 
 // report returns the exit code of a command that ended with err. The last line on
@@ -155,9 +154,9 @@ func rootCommand(hurry context.Context) *cobra.Command {
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	file := root.PersistentFlags().String("config", "", "configuration file (default $OUTBOXD_CONFIG, else "+config.DefaultPath+")")
+	root.PersistentFlags().String("config", "", "configuration file (default $OUTBOXD_CONFIG, else "+config.DefaultPath+")")
 	load := loader(func(without ...string) (*config.Config, error) {
-		return load(cmp.Or(*file, os.Getenv("OUTBOXD_CONFIG")), os.Environ(), without...)
+		return load(configFile(root), os.Environ(), without...)
 	})
 	root.AddCommand(runCommand(load, hurry), replayCommand(load), reconcileCommand(load), recoverCommand(load), deadLettersCommand(load), checkCommand(load), initCommand(load), configCommand(load), statusCommand(load), importCommand(), versionCommand())
 	for _, command := range extra {

@@ -75,6 +75,9 @@ func reconcileCommand(load loader) *cobra.Command {
 			if err != nil {
 				return failed(err)
 			}
+			for i, note := range result.Notes {
+				result.Notes[i] = nameConfig(note, configFile(cmd))
+			}
 			return failed(printResult(cmd.OutOrStdout(), result, asJSON, shadow.Topic))
 		},
 	}

@@ -45,7 +45,7 @@ func recoverCommand(load loader) *cobra.Command {
 			if err != nil {
 				return failed(err)
 			}
-			return failed(printRecovered(cmd.OutOrStdout(), cfg.Postgres.Slot, result, dryRun))
+			return failed(printRecovered(cmd.OutOrStdout(), cfg.Postgres.Slot, configFile(cmd), result, dryRun))
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say how many rows would be published and why; make no slot, publish nothing")
@@ -53,10 +53,10 @@ func recoverCommand(load loader) *cobra.Command {
 	return cmd
 }
 
-func printRecovered(w io.Writer, slot string, r recovery.Result, dryRun bool) (err error) {
+func printRecovered(w io.Writer, slot, file string, r recovery.Result, dryRun bool) (err error) {
 	print := func(format string, args ...any) {
 		if err == nil {
-			_, err = fmt.Fprintf(w, format+"\n", args...)
+			_, err = fmt.Fprintln(w, nameConfig(fmt.Sprintf(format, args...), file))
 		}
 	}
 	if r.Why == "" {
