@@ -43,7 +43,7 @@ func runCommand(load loader, hurry context.Context) *cobra.Command {
 				return err
 			}
 			reload := func() (*config.Config, error) { return load.usable() }
-			return failed(stream(cmd.Context(), hurry, cfg, reload, func(o *connector.Options) {
+			return failed(stream(cmd.Context(), hurry, cfg, configFile(cmd), reload, func(o *connector.Options) {
 				o.AcceptGap, o.From = acceptGap, from.lsn
 			}, only.at, cmd.ErrOrStderr()))
 		},
@@ -72,7 +72,7 @@ const gcPercent = 40
 // runtime overshoots by. With a smaller max_buffered the program needs what it needs.
 func memoryLimit(maxBuffered int64) int64 { return max(maxBuffered, 64<<20) - 26<<20 }
 
-func stream(ctx, hurry context.Context, cfg *config.Config, reload func() (*config.Config, error), start func(*connector.Options), only decoder.Position, stderr io.Writer) error {
+func stream(ctx, hurry context.Context, cfg *config.Config, file string, reload func() (*config.Config, error), start func(*connector.Options), only decoder.Position, stderr io.Writer) error {
 	log := logger(cfg.Log, stderr).Level(zerolog.TraceLevel) // see setLevel
 	if err := setLevel(cfg.Log.Level); err != nil {
 		return err
@@ -99,7 +99,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, reload func() (*conf
 	if cfg.Reconcile.Every > 0 {
 		comparing, stop := context.WithCancel(ctx)
 		defer stop()
-		if err := reconcileEvery(comparing, cfg, st, log); err != nil {
+		if err := reconcileEvery(comparing, cfg, file, st, log); err != nil {
 			return err
 		}
 	}

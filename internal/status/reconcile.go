@@ -12,9 +12,11 @@ import (
 // goroutine.
 type reconciled struct {
 	mu         sync.Mutex
+	rows       int64
 	mismatches map[string]int64
 	at         time.Time // zero: none has ended yet
-	failed     string    // why the one after it failed
+	missed     int       // rounds since then
+	why        string    // why the last of them was missed
 }
 
 // UseReconcile says that the outbox is compared with Kafka now and then, with the kinds
@@ -22,46 +24,65 @@ type reconciled struct {
 func (s *Status) UseReconcile(kinds []string) {
 	r := &reconciled{}
 	s.reconciled = r
-	for _, kind := range kinds {
-		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "outboxd_reconcile_mismatches", Help: "What the last comparison of the outbox with Kafka found.", ConstLabels: prometheus.Labels{"kind": kind},
-		}, func() float64 {
+	gauge := func(name, help string, labels prometheus.Labels, read func() float64) {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return float64(r.mismatches[kind])
+			return read()
 		}))
 	}
-	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "outboxd_reconcile_last_seconds", Help: "How long ago the last comparison of the outbox with Kafka ended; +Inf before the first.",
-	}, func() float64 {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+	for _, kind := range kinds {
+		gauge("outboxd_reconcile_mismatches", "What the last comparison of the outbox with Kafka found.", prometheus.Labels{"kind": kind},
+			func() float64 { return float64(r.mismatches[kind]) })
+	}
+	gauge("outboxd_reconcile_last_seconds", "How long ago the last comparison of the outbox with Kafka ended; +Inf before the first.", nil, func() float64 {
 		if r.at.IsZero() {
 			return math.Inf(1)
 		}
 		return time.Since(r.at).Seconds()
-	}))
+	})
+	gauge("outboxd_reconcile_missed", "Comparisons that were due since the last one and could not be made.", nil,
+		func() float64 { return float64(r.missed) })
 }
 
-// Reconciled takes the result of a comparison that has just ended, or why it failed:
-// then the last result stays, and grows old.
-func (s *Status) Reconciled(mismatches map[string]int64, err error) {
+// Reconciled takes the result of a comparison that has just ended: how many rows were
+// compared, and what was found, by kind.
+func (s *Status) Reconciled(rows int64, mismatches map[string]int64) {
 	r := s.reconciled
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
-		r.failed = err.Error()
-		return
-	}
-	r.mismatches, r.at, r.failed = mismatches, time.Now(), ""
+	r.rows, r.mismatches, r.at, r.missed, r.why = rows, mismatches, time.Now(), 0, ""
+}
+
+// ReconcileMissed says why a comparison that was due could not be made. The last result
+// stays, and grows old.
+func (s *Status) ReconcileMissed(why string) {
+	r := s.reconciled
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.missed++
+	r.why = why
+}
+
+// ForgetReconcile says that another process compares. What this one found would
+// otherwise stay for as long as it stands by.
+func (s *Status) ForgetReconcile() {
+	r := s.reconciled
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows, r.mismatches, r.at, r.missed, r.why = 0, nil, time.Time{}, 0, ""
 }
 
 // ReconcileReport is the verdict of the last comparison, as /status has it.
 type ReconcileReport struct {
 	Verdict    string           `json:"verdict"` // agree, differ, or none yet
 	AgeSeconds float64          `json:"age_seconds,omitempty"`
+	Rows       int64            `json:"rows"`
 	Mismatches map[string]int64 `json:"mismatches,omitempty"`
-	Error      string           `json:"error,omitempty"`
+	// Missed are the comparisons that were due since then and could not be made, Error
+	// why the last of them was not.
+	Missed int    `json:"missed"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Reconcile returns the verdict of the last comparison; nil: there are none.
@@ -72,7 +93,7 @@ func (s *Status) Reconcile() *ReconcileReport {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	report := &ReconcileReport{Verdict: "none yet", Mismatches: r.mismatches, Error: r.failed}
+	report := &ReconcileReport{Verdict: "none yet", Rows: r.rows, Mismatches: r.mismatches, Missed: r.missed, Error: r.why}
 	if r.at.IsZero() {
 		return report
 	}
