@@ -168,6 +168,43 @@ func TestPage(t *testing.T) {
 	b.quiet(t, p.url)
 }
 
+// The panel of reconciliation says what the last round found, and is not there without
+// rounds.
+func TestPageReconciliation(t *testing.T) {
+	panel := func(b *browser, p page) string {
+		t.Helper()
+		b.do(t, chromedp.Navigate(p.url), chromedp.WaitVisible(chromedp.CSS("#all")))
+		return fmt.Sprint(b.eval(t, `(() => { const e = document.getElementById("reconcileCard"); return e.checkVisibility() ? e.innerText.split("\n").map((l) => l.trim()).filter(Boolean).join(" ") : "hidden" })()`))
+	}
+	if text := panel(newBrowser(t), servePage(t, busyStatus(), "127.0.0.1:0", status.HTTP{}, nil)); text != "hidden" {
+		t.Errorf("without reconcile.every: %q", text)
+	}
+	s := busyStatus()
+	s.UseReconcile([]string{"missing", "out_of_order", "late"})
+	p := servePage(t, s, "127.0.0.1:0", status.HTTP{}, nil)
+	b := newBrowser(t)
+	for _, round := range []struct {
+		make func()
+		want string
+	}{
+		{func() {}, "Reconciliation last round not compared yet"},
+		{func() { s.ReconcileMissed("no space left on device") }, "Reconciliation last round not compared yet rounds missed 1 because no space left on device"},
+		{func() { s.Reconciled(120_400, map[string]int64{"missing": 0, "out_of_order": 0, "late": 0}) }, "Reconciliation last round 0 s ago rows compared 120,400 mismatches none"},
+		{func() { s.Reconciled(120_500, map[string]int64{"missing": 3, "out_of_order": 1, "late": 0}) },
+			"Reconciliation last round 0 s ago rows compared 120,500 mismatches 4 missing 3 out of order 1"},
+		{func() { s.ReconcileMissed("<b>x</b>") }, "Reconciliation last round 0 s ago rows compared 120,500 mismatches 4 missing 3 out of order 1 rounds missed 1 because <b>x</b>"},
+	} {
+		round.make()
+		if text := strings.Replace(panel(b, p), " 1 s ago", " 0 s ago", 1); text != round.want {
+			t.Errorf("%q, want %q", text, round.want)
+		}
+	}
+	if bad := b.eval(t, `[...document.querySelectorAll("#reconcile dd.bad")].length`); bad != 3.0 {
+		t.Errorf("%v values are red", bad)
+	}
+	b.quiet(t, p.url)
+}
+
 // What rows, brokers and servers say is text, whatever stands in it.
 func TestPageEscapes(t *testing.T) {
 	s := busyStatus()
