@@ -204,6 +204,31 @@ func TestChartDeployment(t *testing.T) {
 		t.Errorf("args %v, mounts %v", c.Args, c.VolumeMounts)
 	}
 
+	// The root is read-only, and reconcile needs temporary files.
+	for values, want := range map[string]int{"{}": 1, everything: 1,
+		"{extraVolumes: [{name: big, emptyDir: {}}], extraVolumeMounts: [{name: big, mountPath: /tmp}]}": 0} {
+		var d apps.Deployment
+		object(t, mustTemplate(t, values), "Deployment", &d)
+		mounted, ours := 0, 0
+		for _, m := range d.Spec.Template.Spec.Containers[0].VolumeMounts {
+			if m.MountPath != "/tmp" {
+				continue
+			}
+			mounted++
+			for _, v := range d.Spec.Template.Spec.Volumes {
+				if v.Name == m.Name && (v.EmptyDir == nil || m.ReadOnly) {
+					t.Errorf("/tmp cannot be written to: %+v", v)
+				}
+				if v.Name == "temporary-files" {
+					ours++
+				}
+			}
+		}
+		if mounted != 1 || ours != want {
+			t.Errorf("%s: %d volumes at /tmp, %d of them the chart's", values, mounted, ours)
+		}
+	}
+
 	// Another configuration is another pod.
 	var changed apps.Deployment
 	object(t, mustTemplate(t, "{config: {log: {level: debug}}}"), "Deployment", &changed)

@@ -24,9 +24,11 @@ import (
 )
 
 // inRoot runs its arguments in the root $0 as a container engine would: in a mount
-// namespace of its own, the root read-only, /proc there, as the image's user.
+// namespace of its own, the root read-only, /proc there and in /tmp what compose.yaml
+// and the chart mount, as the image's user.
 // Everything ends with the process.
 const inRoot = `mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount --rbind /proc "$0/proc" &&
+mount -t tmpfs -o size=64m,mode=1777 tmpfs "$0/tmp" &&
 exec env -i $ENVIRONMENT "$(command -v chroot)" --userspec=65532:65532 --groups= "$0" "$@"`
 
 // container is the image's root with what is mounted into it.
@@ -50,7 +52,7 @@ func newContainer(t *testing.T) *container {
 		t.Skipf("no mount namespace can be made here: %s", out)
 	}
 	c := &container{root: imageRoot(t)}
-	for _, dir := range []string{"proc", "run/secrets"} {
+	for _, dir := range []string{"proc", "run/secrets", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(c.root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,7 @@ func TestRun(t *testing.T) {
 	}
 
 	c.env = []string{"OUTBOXD_KAFKA_BROKERS=" + kafka.ListenAddrs()[0], "OUTBOXD_HTTP_LISTEN=127.0.0.1:0", "OUTBOXD_MONITOR_CONSUMER_GROUPS=billing",
-		"OUTBOXD_ERRORS_POISON=dead_letter"}
+		"OUTBOXD_ERRORS_POISON=dead_letter", "OUTBOXD_RECONCILE_EVERY=5s"}
 	// Started where the image's WORKDIR is not: chroot goes to /.
 	run := start(t, c, "run", "--config", "/etc/outboxd/outboxd.yaml")
 	address := run.value("serving HTTP", "address")
@@ -154,7 +156,9 @@ func TestRun(t *testing.T) {
 		waitForMetric(t, "http://"+address+"/metrics", `outboxd_slot_wal_status{status="reserved"} 1`)
 		scrapes = append(scrapes, get(t, "http://"+address+"/metrics"))
 	}
-	metrics := newMetrics(t, scrapes)
+	// reconcile.every keeps what it reads in temporary files.
+	waitForMetric(t, "http://"+address+"/status", `    "verdict": "agree",`)
+	metrics := newMetrics(t, append(scrapes, get(t, "http://"+address+"/metrics")))
 	t.Run("alerts", func(t *testing.T) { checkAlerts(t, metrics) })
 	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, metrics) })
 	t.Run("documentation", func(t *testing.T) { checkCommands(t, c, postgres, kafka.ListenAddrs()[0], address) })

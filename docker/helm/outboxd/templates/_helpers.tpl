@@ -30,6 +30,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.config.http.listen | splitList ":" | last }}
 {{- end -}}
 
+{{/* Whether extraVolumeMounts mounts something at /tmp. */}}
+{{- define "outboxd.hasTmp" -}}
+{{- range .Values.extraVolumeMounts }}{{ if eq (trimSuffix "/" .mountPath) "/tmp" }}true{{ end }}{{ end -}}
+{{- end -}}
+
 {{/* kafka.max_buffered in MiB, rounded up, at least the 64 that the process takes anyway. */}}
 {{- define "outboxd.maxBufferedMiB" -}}
 {{- $text := .Values.config.kafka.max_buffered | default "64MiB" | toString | replace " " "" -}}
