@@ -24,7 +24,8 @@ import (
 // beside is what runs beside the connector and touches nothing of it: the check of the
 // start, the lag of consumer groups, the service manager, the level of the log.
 type beside struct {
-	cfg *config.Config
+	cfg  *config.Config
+	file string // the configuration file that the process was started with
 	// reload reads the configuration again.
 	reload func() (*config.Config, error)
 	kafka  sink.Options
@@ -128,6 +129,7 @@ func (b *beside) check(ctx context.Context) {
 	if limited.Err() != nil {
 		return // nobody knows, and a broker or server that does not answer is told elsewhere
 	}
+	nameInReport(report, b.file)
 	b.told(report)
 }
 

@@ -41,6 +41,7 @@ func checkCommand(load loader) *cobra.Command {
 				defer o.Positions.Close()
 			}
 			report := check.Run(cmd.Context(), o)
+			nameInReport(report, configFile(cmd))
 			out := cmd.OutOrStdout()
 			if asJSON {
 				encoder := json.NewEncoder(out)
@@ -59,6 +60,20 @@ func checkCommand(load loader) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
+}
+
+// nameInReport has the commands in what was found name the configuration file.
+func nameInReport(report check.Report, file string) {
+	for _, group := range report.Groups {
+		for i := range group.Findings {
+			f := &group.Findings[i]
+			f.Text, f.Fix = nameConfig(f.Text, file), nameConfig(f.Fix, file)
+		}
+	}
+	for i := range report.Promises {
+		p := &report.Promises[i]
+		p.Text, p.Change = nameConfig(p.Text, file), nameConfig(p.Change, file)
+	}
 }
 
 // checkOptions are what run would be given, without its log.

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
+	"outboxd/internal/check"
+	"outboxd/internal/finding"
 	"outboxd/internal/reconcile"
 )
 
@@ -51,5 +54,20 @@ func TestLastLineNamesTheConfiguration(t *testing.T) {
 	}
 	if named(nil, "f.yaml") != nil || named(errors.New("x"), "").Error() != "x" {
 		t.Error("an error is made up, or changed")
+	}
+}
+
+// So does what check finds.
+func TestFoundCommandsNameTheConfiguration(t *testing.T) {
+	report := check.Report{
+		Groups:   []check.Group{{Findings: []finding.Finding{{Text: "`outboxd run` makes it", Fix: "create it (`outboxd init` prints the SQL)"}}}},
+		Promises: []check.Promise{{Text: "`outboxd replay` can go back", Change: "`outboxd recover` makes a new slot"}},
+	}
+	nameInReport(report, "f.yaml")
+	f, p := report.Groups[0].Findings[0], report.Promises[0]
+	for _, text := range []string{f.Text, f.Fix, p.Text, p.Change} {
+		if !strings.Contains(text, " --config f.yaml`") {
+			t.Errorf("%q does not name it", text)
+		}
 	}
 }

@@ -122,7 +122,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, file string, reload 
 			}
 		}()
 	}
-	stop, err := (&beside{cfg: cfg, reload: reload, kafka: o.Sink, st: st, log: log}).start(ctx)
+	stop, err := (&beside{cfg: cfg, file: file, reload: reload, kafka: o.Sink, st: st, log: log}).start(ctx)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func statusCommand(load loader) *cobra.Command {
 			if err != nil {
 				return failed(err)
 			}
+			r.Reason, r.Why = nameConfig(r.Reason, configFile(cmd)), nameConfig(r.Why, configFile(cmd))
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
