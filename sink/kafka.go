@@ -173,6 +173,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.Dialer(k.dial(o.Dial, o.tls())),
 		kgo.WithHooks(&k.throttles),
 	)
+	opts = append(opts, retries(&k.progress)...)
 	if !o.CreateTopics.Enabled {
 		// The broker's own setting decides, as for any producer.
 		opts = append(opts, kgo.AllowAutoTopicCreation())
@@ -232,7 +233,8 @@ func (o *Options) tls() func() (*tls.Config, error) {
 }
 
 // retryBackoff waits 50 ms after the first failure and at most 2 s: a broker
-// that comes back is used at once, one that stays away is not hammered.
+// that comes back is used at once, one that stays away is not hammered. The client that
+// produces has shorter waits, see retries.
 func retryBackoff(tries int) time.Duration {
 	return min(50*time.Millisecond<<min(tries-1, 10), 2*time.Second)
 }

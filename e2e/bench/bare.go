@@ -49,7 +49,10 @@ func bare(args []string) error {
 	r := bareReader{conn: conn, headers: *headers, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
 	if *deliver {
 		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
-			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+			// As outboxd's, see sink/leaders.go: it waits no longer for a new leader.
+			kgo.MetadataMinAge(100*time.Millisecond),
+			kgo.RetryBackoffFn(func(tries int) time.Duration { return min(25*time.Millisecond<<min(tries-1, 3), 200*time.Millisecond) }))
 		if err != nil {
 			return err
 		}
