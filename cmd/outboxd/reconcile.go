@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,7 @@ func reconcileCommand(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := window(since, until); err != nil {
+			if err := cmp.Or(knowsOwnRows(cfg), window(since, until)); err != nil {
 				return err
 			}
 			if shadow.Topic == "" && (shadow.Ignore != nil || cmd.Flags().Changed("shadow-id") || cmd.Flags().Changed("shadow-key")) {
@@ -141,6 +142,16 @@ func repairMissing(ctx context.Context, cfg *config.Config, p connector.Options,
 		return fmt.Errorf("repair, after %s: %w; run it again: what was published is not missing any more", done, err)
 	}
 	return nil
+}
+
+// knowsOwnRows refuses what goes by the rows of the table where those of other servers
+// are among them.
+func knowsOwnRows(cfg *config.Config) error {
+	if cfg.Postgres.Origin == "any" {
+		return nil
+	}
+	return errors.New("this goes by the rows of the table, which do not say where they were written, and postgres.origin is " + cfg.Postgres.Origin +
+		"; let a row filter of the publication select the rows written here, and set postgres.origin: any (docs/multi-region.md)")
 }
 
 // reconcileOptions say what is compared.

@@ -31,6 +31,9 @@ func recoverCommand(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := knowsOwnRows(cfg); err != nil {
+				return err
+			}
 			log := logger(cfg.Log, cmd.ErrOrStderr())
 			p, err := connectorOptions(cfg, status.New(0), log)
 			if err != nil {

@@ -40,6 +40,11 @@ func (f *rowFlags) replay(cmd *cobra.Command, cfg *config.Config, dryRun bool) e
 	if err := window(f.since, f.until); err != nil {
 		return err
 	}
+	if f.ids == nil { // who names rows knows whose they are
+		if err := knowsOwnRows(cfg); err != nil {
+			return err
+		}
+	}
 	p, err := connectorOptions(cfg, status.New(0), quiet(cfg, cmd.ErrOrStderr()))
 	if err != nil {
 		return failed(err)

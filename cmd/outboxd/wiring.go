@@ -164,6 +164,7 @@ func sourceOptions(cfg *config.Config, read columns, log zerolog.Logger) replica
 		Publication: cfg.Postgres.Publication,
 		Create:      cfg.Postgres.Create,
 		Failover:    cfg.Postgres.Failover,
+		Origin:      cfg.Postgres.Origin,
 		Schema:      cfg.Outbox.Table.Schema,
 		Table:       cfg.Outbox.Table.Name,
 

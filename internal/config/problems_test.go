@@ -117,6 +117,11 @@ func TestProblems(t *testing.T) {
 			want: []string{"outboxd.yaml:3: outbox.backfill: existing needs a table, and outbox.table is empty"}},
 		{name: "backfill beside a slot made by hand", text: "outbox: {backfill: existing}", env: []string{"OUTBOXD_POSTGRES_CREATE=false"},
 			want: []string{"outboxd.yaml:3: outbox.backfill: existing makes the slot itself, together with a snapshot of the table; it needs postgres.create: true"}},
+		{name: "rows of the table with an origin", text: "outbox: {backfill: existing}\nreconcile: {every: 1h}", env: []string{"OUTBOXD_POSTGRES_ORIGIN=none"},
+			want: []string{
+				"outboxd.yaml:3: outbox.backfill: existing goes by the rows of the table, which do not say where they were written; it needs postgres.origin: any",
+				"outboxd.yaml:4: reconcile.every: goes by the rows of the table, which do not say where they were written; it needs postgres.origin: any",
+			}},
 		{name: "field without a column", text: "route: {key: version}",
 			want: []string{"outboxd.yaml:3: outbox.columns.version: must not be empty; route.key version needs it"}},
 

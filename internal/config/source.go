@@ -28,11 +28,11 @@ type Postgres struct {
 	// existing slot; off; or auto, which creates a new slot as one where the server
 	// can. Defaults to auto.
 	Failover string `yaml:"failover" default:"auto" enum:"auto,on,off"`
-	// Origin is which rows are published: any, or none for those without a
-	// replication origin, that is, without rows that logical replication brought
-	// from another server, for databases that replicate to each other. Defaults to
-	// any.
-	Origin string `yaml:"origin" default:"any" enum:"any,none" unbuilt:"none"`
+	// Origin is which rows are published: any; or none, for those without a
+	// replication origin, which leaves out what logical replication brought from
+	// another server. It is for databases that replicate their outbox to each other,
+	// and needs PostgreSQL 16. Defaults to any.
+	Origin string `yaml:"origin" default:"any" enum:"any,none"`
 }
 
 // Outbox says where in the database events are, and how to read them.

@@ -29,8 +29,11 @@ type Options struct {
 	Publication string
 	Create      bool   // make the publication and the slot when missing
 	Failover    string // auto, on, off: make the slot a failover slot (PostgreSQL 17+)
-	Schema      string // of the outbox table
-	Table       string // "": only messages are read
+	// Origin is "none" to leave out what logical replication brought from another server
+	// (PostgreSQL 16+), or "any".
+	Origin string
+	Schema string // of the outbox table
+	Table  string // "": only messages are read
 	// MessagePrefix: the messages with it are events. Only their decoder needs
 	// it as it is; "" does not ask the server for messages.
 	MessagePrefix string

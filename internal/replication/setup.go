@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ func (c *Conn) tableName() string { return c.o.tableName() }
 // checkTable compares the server and the outbox table with what the configuration
 // says of them.
 func (c *Conn) checkTable(ctx context.Context) (partitioned bool, err error) {
-	if err := c.unfitMessages(); err != nil {
+	if err := cmp.Or(c.unfitMessages(), c.unfitOrigin()); err != nil {
 		return false, err
 	}
 	if c.o.Table == "" {
@@ -40,6 +41,16 @@ func (c *Conn) unfitMessages() error {
 	if c.o.MessagePrefix != "" && c.version < 140000 {
 		return setupError("update the server, or remove the key",
 			"outbox.message_prefix needs PostgreSQL 14, the server is version %s", c.sql.ParameterStatus("server_version"))
+	}
+	return nil
+}
+
+// unfitOrigin judges whether the server can tell what was written here, if that is
+// wanted.
+func (c *Conn) unfitOrigin() error {
+	if c.o.Origin == originNone && c.version < 160000 {
+		return setupError("update the server; or set it to any, and let a row filter of the publication select the rows (PostgreSQL 15)",
+			"postgres.origin: none needs PostgreSQL 16, the server is version %s", c.sql.ParameterStatus("server_version"))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (c *Conn) Start(ctx context.Context, start, confirmed pglogrepl.LSN, memory
 	limitUnacknowledged(hijacked.Conn, max(s.silentAfter, writeTimeout))
 	stop := context.AfterFunc(ctx, func() { s.Interrupt(context.Cause(ctx)) })
 	defer stop()
-	if err := s.start(c.o.Slot, c.o.Publication, c.o.MessagePrefix != "", start); err != nil {
+	if err := s.start(startSQL(c.o, start)); err != nil {
 		s.Close()
 		if sqlState(err) == objectInUse {
 			return nil, SlotInUse(err)
@@ -57,15 +57,26 @@ func (c *Conn) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *Memor
 	return c.Start(ctx, start, start, memory)
 }
 
-// start sends START_REPLICATION and reads until the copy begins. messages also
-// asks for those of pg_logical_emit_message, which PostgreSQL 13 does not know.
-func (s *Stream) start(slot, publication string, messages bool, at pglogrepl.LSN) error {
+// originNone of Options.Origin.
+const originNone = "none"
+
+// startSQL is the command that begins to stream. Options of pgoutput that are not wanted
+// are not named, since older servers do not know them: messages is from PostgreSQL 14,
+// origin from 16.
+func startSQL(o Options, at pglogrepl.LSN) string {
 	further := ""
-	if messages {
-		further = ", messages 'true'"
+	if o.MessagePrefix != "" {
+		further += ", messages 'true'"
 	}
-	sql := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
-		slot, at, strings.ReplaceAll(QuoteIdent(publication), "'", "''"), further)
+	if o.Origin == originNone {
+		further += ", origin 'none'"
+	}
+	return fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL %s (proto_version '1', publication_names '%s'%s)`,
+		o.Slot, at, strings.ReplaceAll(QuoteIdent(o.Publication), "'", "''"), further)
+}
+
+// start sends START_REPLICATION and reads until the copy begins.
+func (s *Stream) start(sql string) error {
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return err

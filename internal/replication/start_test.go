@@ -49,10 +49,10 @@ func TestStart(t *testing.T) {
 		srv.listen()
 		srv.write(begins)
 	}()
-	if err := s.start("out_1", `o"b'x`, true, 0x1_0000_0A00); err != nil {
+	if err := s.start(startSQL(Options{Slot: "out_1", Publication: `o"b'x`, MessagePrefix: "m", Origin: "none"}, 0x1_0000_0A00)); err != nil {
 		t.Fatal(err)
 	}
-	const want = `START_REPLICATION SLOT "out_1" LOGICAL 1/A00 (proto_version '1', publication_names '"o""b''x"', messages 'true')`
+	const want = `START_REPLICATION SLOT "out_1" LOGICAL 1/A00 (proto_version '1', publication_names '"o""b''x"', messages 'true', origin 'none')`
 	if got := <-commands; got != want {
 		t.Errorf("sent %s\nwant %s", got, want)
 	}
@@ -63,6 +63,16 @@ func TestStart(t *testing.T) {
 		srv.write(walData(2, []byte("second")))
 	}()
 	expectFrames(t, s, []string{"data second"})
+}
+
+// What is not wanted is not named: older servers would refuse it.
+func TestStartOnAnOlderServer(t *testing.T) {
+	const want = `START_REPLICATION SLOT "s" LOGICAL 0/1 (proto_version '1', publication_names '"p"')`
+	for _, origin := range []string{"", "any"} {
+		if got := startSQL(Options{Slot: "s", Publication: "p", Origin: origin}, 1); got != want {
+			t.Errorf("origin %q: %s\nwant %s", origin, got, want)
+		}
+	}
 }
 
 func TestStartRefused(t *testing.T) {
@@ -81,7 +91,7 @@ func TestStartRefused(t *testing.T) {
 				srv.command()
 				srv.write(c.answer)
 			}()
-			err := s.start("slot", "publication", false, 1)
+			err := s.start(startSQL(Options{Slot: "slot", Publication: "publication"}, 1))
 			if err == nil || sqlState(err) != c.state {
 				t.Errorf("start returned %v, want SQLSTATE %q", err, c.state)
 			}

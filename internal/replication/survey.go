@@ -70,6 +70,9 @@ func (s *Survey) Steps() []SurveyStep {
 	}
 	add("slot", s.surveySlot)
 	add("publication", s.publication)
+	if s.o.Table != "" {
+		add("origin", s.origin)
+	}
 	add("free slots", s.free)
 	add("synchronous_standby_names", s.synchronousNames)
 	add("time-outs", s.timeouts)
@@ -101,7 +104,7 @@ func (s *Survey) server(ctx context.Context) (found []finding.Finding) {
 	if s.settings, err = c.readSettings(ctx); err != nil {
 		return one(fail(subject, err))
 	}
-	for _, err := range []error{c.unfitVersion(), c.unfitRole(meansStandby), c.unfitMessages()} {
+	for _, err := range []error{c.unfitVersion(), c.unfitRole(meansStandby), c.unfitMessages(), c.unfitOrigin()} {
 		if err != nil {
 			found = append(found, fail(subject, err))
 		}

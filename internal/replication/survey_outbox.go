@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"outboxd/internal/finding"
 	"outboxd/offsets"
@@ -201,6 +202,34 @@ func (s *Survey) publication(ctx context.Context) (found []finding.Finding) {
 		found = one(finding.Ok(subject, QuoteIdent(s.o.Publication), " publishes every insert into ", s.o.tableName()))
 	}
 	return found
+}
+
+// origin says what becomes of rows that logical replication brings from other servers.
+func (s *Survey) origin(ctx context.Context) []finding.Finding {
+	const subject = "origin"
+	if !s.seen() {
+		return one(finding.Unchecked(subject, noTable))
+	}
+	rows, err := s.c.rows(ctx, fmt.Sprintf(`SELECT DISTINCT subname FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid
+		WHERE srrelid = %[1]d OR srrelid IN (SELECT relid FROM pg_partition_tree(%[1]d)) ORDER BY 1`, s.look.table.oid))
+	if err != nil {
+		return one(fail(subject, fmt.Errorf("look which subscriptions write to the table: %w", err)))
+	}
+	const none = "none: only rows written here are published"
+	var names []string
+	for _, row := range rows {
+		names = append(names, strconv.Quote(row[0]))
+	}
+	from := "subscription " + strings.Join(names, ", ")
+	switch {
+	case s.o.Origin == originNone && names == nil:
+		return one(finding.Ok(subject, none, "; no subscription writes to the table"))
+	case s.o.Origin == originNone:
+		return one(finding.Ok(subject, none, ", not those that ", from, " brings"))
+	case names != nil:
+		return one(finding.Ok(subject, "any: rows that ", from, " brings are published too; postgres.origin: none leaves them out"))
+	}
+	return one(finding.Ok(subject, "any, and no subscription writes to the table"))
 }
 
 // since adds to an *Unpublished where the slot is confirmed.
