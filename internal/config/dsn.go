@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"slices"
@@ -29,10 +30,21 @@ func checkDSN(dsn string) string {
 	}
 	for _, known := range dsnComplaints {
 		if strings.HasPrefix(message, known.message) {
-			return known.complaint
+			return known.complaint + fileFault(err)
 		}
 	}
 	return "is not a PostgreSQL connection string"
+}
+
+// fileFault is why a file cannot be read, for the end of a complaint, "" if that is not
+// the fault. It does not name the file, which may be a part of a misread password.
+func fileFault(err error) string {
+	for _, fault := range []error{fs.ErrNotExist, fs.ErrPermission} {
+		if errors.Is(err, fault) {
+			return ": " + fault.Error()
+		}
+	}
+	return ""
 }
 
 // CurrentDSN returns DSN with the files in it read again. It is checked as it was
@@ -56,6 +68,16 @@ var dsnComplaints = []struct{ message, complaint string }{
 	{"failed to parse as URL", "is not a valid URL; percent-encode special characters in the password"},
 	{"failed to parse as keyword/value", "is neither a postgres:// URL nor key=value pairs"},
 	{"failed to read service", "names a service that cannot be read"},
+	{"failed to configure TLS (sslmode is invalid", "has an invalid sslmode"},
+	{"failed to configure TLS (both ", "has one of sslcert and sslkey, and needs both"},
+	{"failed to configure TLS (unable to read CA file", "names an sslrootcert that cannot be read"},
+	{"failed to configure TLS (unable to add CA", "names an sslrootcert that is no certificate in PEM"},
+	{"failed to configure TLS (unable to read cert", "names an sslcert that cannot be read"},
+	{"failed to configure TLS (unable to read sslkey", "names an sslkey that cannot be read"},
+	{"failed to configure TLS (failed to decode sslkey", "names an sslkey that is no key in PEM"},
+	{"failed to configure TLS (unable to find sslpassword", "names an sslkey that is encrypted, and has no sslpassword"},
+	{"failed to configure TLS (unable to decrypt key", "has an sslpassword that does not decrypt sslkey"},
+	{"failed to configure TLS (unable to load cert", "names an sslcert and an sslkey that are no certificate and its key in PEM"},
 	{"failed to configure TLS", "has TLS options that cannot be used; check sslmode and that the files exist and can be read"},
 	{"could not match", "has neither one port nor one for each host"},
 	{"invalid port", "has an invalid port; percent-encode special characters in the password"},

@@ -150,18 +150,23 @@ func TestErrorsHideSecrets(t *testing.T) {
 
 func TestDSNErrorsSayWhatIsWrong(t *testing.T) {
 	for dsn, want := range map[string]string{
-		"postgres://a:%zz@db":               "the value is not a valid URL; percent-encode special characters in the password",
-		"nonsense":                          "the value is neither a postgres:// URL nor key=value pairs",
-		"host=a port=x":                     "the value has an invalid port; percent-encode special characters in the password",
-		"host=a,b port=1,2,3":               "the value has neither one port nor one for each host",
-		"host=a connect_timeout=x":          "the value has an invalid connect_timeout",
-		"host=a sslmode=x":                  "the value has TLS options that cannot be used; check sslmode and that the files exist and can be read",
-		"host=a target_session_attrs=x":     "the value has an unknown target_session_attrs",
-		"host=a channel_binding=x":          "the value has an unknown channel_binding",
-		"host=a require_auth=x":             "the value has an invalid require_auth",
-		"host=a sslcertmode=x":              "the value has an invalid sslcertmode",
-		"host=a min_protocol_version=x":     "the value has an invalid min_protocol_version",
-		"host=a service=x servicefile=none": "the value names a service that cannot be read",
+		"postgres://a:%zz@db":                                       "the value is not a valid URL; percent-encode special characters in the password",
+		"nonsense":                                                  "the value is neither a postgres:// URL nor key=value pairs",
+		"host=a port=x":                                             "the value has an invalid port; percent-encode special characters in the password",
+		"host=a,b port=1,2,3":                                       "the value has neither one port nor one for each host",
+		"host=a connect_timeout=x":                                  "the value has an invalid connect_timeout",
+		"host=a sslmode=x":                                          "the value has an invalid sslmode",
+		"host=a sslmode=require sslcert=/no":                        "the value has one of sslcert and sslkey, and needs both",
+		"host=a sslmode=verify-ca sslrootcert=/nowhere":             "the value names an sslrootcert that cannot be read: file does not exist",
+		"host=a sslmode=verify-ca sslrootcert=/dev/null":            "the value names an sslrootcert that is no certificate in PEM",
+		"host=a sslmode=require sslcert=/nowhere sslkey=/nowhere":   "the value names an sslkey that cannot be read: file does not exist",
+		"host=a sslmode=require sslcert=/dev/null sslkey=/dev/null": "the value names an sslkey that is no key in PEM",
+		"host=a target_session_attrs=x":                             "the value has an unknown target_session_attrs",
+		"host=a channel_binding=x":                                  "the value has an unknown channel_binding",
+		"host=a require_auth=x":                                     "the value has an invalid require_auth",
+		"host=a sslcertmode=x":                                      "the value has an invalid sslcertmode",
+		"host=a min_protocol_version=x":                             "the value has an invalid min_protocol_version",
+		"host=a service=x servicefile=none":                         "the value names a service that cannot be read",
 	} {
 		_, err := loadText("kafka: {brokers: [a]}\npostgres: {dsn: '" + dsn + "'}")
 		wantError(t, err, "outboxd.yaml:2: postgres.dsn: "+want)

@@ -235,6 +235,10 @@ func TestConnectHints(t *testing.T) {
 			false, []string{"ALTER ROLE … REPLICATION", "rds_replication"}, "LOGIN"},
 		"pg_hba.conf": {pgproto3.ErrorResponse{Code: "28000", Message: "no pg_hba.conf entry for replication connection", File: "auth.c", Routine: "ClientAuthentication"},
 			false, []string{"pg_hba.conf"}, "LOGIN"},
+		"no certificate": {pgproto3.ErrorResponse{Code: "28000", Message: "connection requires a valid client certificate", File: "auth.c", Routine: "ClientAuthentication"},
+			false, []string{"sslcert and sslkey in postgres.dsn"}, "pg_hba.conf"},
+		"a certificate of another role": {pgproto3.ErrorResponse{Code: "28000", Message: `certificate authentication failed for user "u"`, File: "auth.c", Routine: "auth_failed"},
+			false, []string{"common name", "sslcert", "pg_ident.conf"}, "LOGIN"},
 		"no LOGIN": {pgproto3.ErrorResponse{Code: "28000", Message: `role "u" is not permitted to log in`, File: "miscinit.c", Routine: "InitializeSessionUserId"},
 			false, []string{"LOGIN"}, ""},
 		// A password that is being rotated is right again soon.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -57,7 +58,12 @@ func refusalHint(err error, refused *pgconn.PgError, cfg *pgconn.Config) error {
 			return &Error{err, "the role needs REPLICATION: " + managedReplication}
 		}
 	case "28000":
-		if refused.Routine == "ClientAuthentication" {
+		switch {
+		case strings.Contains(refused.Message, "client certificate"): // translated, it gets the advice of the next case
+			return &Error{err, "name the role's certificate and its key by sslcert and sslkey in postgres.dsn"}
+		case refused.Routine == "auth_failed" && strings.Contains(refused.Message, "certificate"):
+			return &Error{err, "the common name of the certificate that sslcert in postgres.dsn names must be the role's; or let pg_ident.conf map it (map= in pg_hba.conf)"}
+		case refused.Routine == "ClientAuthentication":
 			return &Error{err, "let it in by a line for this database, user and address in pg_hba.conf, and reload the server"}
 		}
 		return &Error{err, "the role needs LOGIN and REPLICATION, and pg_hba.conf must let it in (see `outboxd init`)"}
@@ -78,6 +84,7 @@ func tlsHint(err error) string {
 		host      x509.HostnameError
 		authority x509.UnknownAuthorityError
 		other     *tls.CertificateVerificationError
+		remote    *net.OpError
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -91,6 +98,9 @@ func tlsHint(err error) string {
 		return "name the certificate of the authority that signed the server's by sslrootcert in postgres.dsn"
 	case errors.As(err, &invalid), errors.As(err, &other):
 		return "the server's certificate cannot be used: give it another"
+	case errors.As(err, &remote) && remote.Op == "remote error" && remote.Err != nil &&
+		strings.Contains(remote.Err.Error(), "certificate"):
+		return "the server does not accept the certificate that sslcert in postgres.dsn names: give the role one that is valid now, and is signed by the authority of the server's ssl_ca_file"
 	case strings.Contains(err.Error(), "server refused TLS connection"):
 		return "set ssl = on on the server, or sslmode=disable in postgres.dsn where everybody on the way may read along"
 	}
