@@ -187,7 +187,7 @@ func checkDashboard(t *testing.T, m *metrics) {
 			List []struct{ Name, Type string }
 		}
 	}
-	if err := json.Unmarshal([]byte(read(t, "grafana/dashboard.json")), &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(read(t, "helm/outboxd/dashboard.json")), &dashboard); err != nil {
 		t.Fatal(err)
 	}
 	if dashboard.SchemaVersion < 39 || dashboard.UID == "" { // Grafana 11

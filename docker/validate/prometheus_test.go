@@ -22,7 +22,7 @@ type rule struct {
 func alerts(t *testing.T) (all []rule) {
 	t.Helper()
 	var file struct{ Groups []struct{ Rules []rule } }
-	if err := yaml.UnmarshalStrict([]byte(read(t, "prometheus/rules.yaml")), &struct {
+	if err := yaml.UnmarshalStrict([]byte(read(t, "helm/outboxd/rules.yaml")), &struct {
 		Groups []struct {
 			Name  string
 			Rules []rule
@@ -30,7 +30,7 @@ func alerts(t *testing.T) (all []rule) {
 	}{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := yaml.Unmarshal([]byte(read(t, "prometheus/rules.yaml")), &file); err != nil {
+	if err := yaml.Unmarshal([]byte(read(t, "helm/outboxd/rules.yaml")), &file); err != nil {
 		t.Fatal(err)
 	}
 	for _, g := range file.Groups {
@@ -46,7 +46,7 @@ func alerts(t *testing.T) (all []rule) {
 // in which it must not.
 func TestAlerts(t *testing.T) {
 	tool := promtool(t)
-	output(t, tool, "check", "rules", "../prometheus/rules.yaml")
+	output(t, tool, "check", "rules", "../helm/outboxd/rules.yaml")
 	output(t, tool, "check", "config", "--syntax-only", "../prometheus/prometheus.yaml")
 	args := []string{"test", "rules"}
 	for _, r := range alerts(t) {
