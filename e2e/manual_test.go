@@ -26,6 +26,7 @@ var beforePage = map[string]string{
 	"consuming-events.md": ``, // it has its tables itself
 	"metrics.md":          ``,
 	"sizing.md":           ``,
+	"formats.md":          `DROP TABLE outbox`,
 	"sagas.md":            `CREATE TABLE orders (id int PRIMARY KEY, status text); CREATE TABLE inbox (id text PRIMARY KEY)`,
 	"multi-region.md":     ``,
 	"debezium.md":         `SELECT pg_create_logical_replication_slot('try_outboxd', 'pgoutput')`,
