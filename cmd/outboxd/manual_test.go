@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"go/format"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -167,5 +169,44 @@ func TestConfigurationsOfTheManual(t *testing.T) {
 	}
 	if found < 4 {
 		t.Errorf("only %d configurations were found", found)
+	}
+}
+
+// Python compiles the Python of the manual. Java is compiled with its libraries by e2e's
+// TestJavaOfTheManual.
+func TestPythonOfTheManual(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is missing: apt-get install python3")
+	}
+	found := 0
+	for path, text := range manual(t) {
+		for _, m := range regexp.MustCompile("(?ms)^```python\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+			found++
+			c := exec.CommandContext(t.Context(), python, "-W", "error", "-c", "import sys; compile(sys.stdin.read(), 'manual', 'exec')")
+			c.Stdin = strings.NewReader(m[1])
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", path, err, out, m[1])
+			}
+		}
+	}
+	if found < 7 {
+		t.Errorf("only %d pieces of Python were found", found)
+	}
+}
+
+// The Go of the manual is Go.
+func TestGoOfTheManual(t *testing.T) {
+	found := 0
+	for path, text := range manual(t) {
+		for _, m := range regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+			found++
+			if _, err := format.Source([]byte(m[1])); err != nil {
+				t.Errorf("%s: %v\n%s", path, err, m[1])
+			}
+		}
+	}
+	if found < 2 {
+		t.Errorf("only %d pieces of Go were found", found)
 	}
 }

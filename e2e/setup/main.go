@@ -16,7 +16,7 @@ func main() {
 	defer stop()
 	what := os.Args[1:]
 	if len(what) == 0 {
-		what = []string{"kafka", "debezium", "postgres:13", "postgres:14", "postgres:15", "postgres:16", "postgres:17", "postgres:18", "registry", "avro-tools"}
+		what = []string{"kafka", "debezium", "postgres:13", "postgres:14", "postgres:15", "postgres:16", "postgres:17", "postgres:18", "registry", "avro-tools", "examples"}
 	}
 	if err := testbed.Fetch(ctx, what...); err != nil {
 		fmt.Fprintln(os.Stderr, "setup:", err)

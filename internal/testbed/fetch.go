@@ -70,7 +70,8 @@ func CacheDir() string {
 
 // Fetch makes what the named servers need present, so that later starts need
 // no network: "postgres:13" to "postgres:18" ("postgres" is the default
-// version), "kafka", "debezium" (with Kafka Connect), "registry" and "avro-tools".
+// version), "kafka", "debezium" (with Kafka Connect), "registry", "avro-tools" and
+// "examples" (what the Java of the manual is compiled against).
 // What is there already costs nothing. An
 // error for a tool that is missing names the command that installs it; all
 // names are tried, and all errors returned.
@@ -82,7 +83,7 @@ func Fetch(ctx context.Context, what ...string) error {
 		if fetch := javaParts[w]; name == "postgres" {
 			_, err = postgresBin(ctx, version)
 		} else if fetch == nil {
-			err = errors.New("unknown name; use postgres:13 to postgres:18, kafka, debezium, registry or avro-tools")
+			err = errors.New("unknown name; use postgres:13 to postgres:18, kafka, debezium, registry, avro-tools or examples")
 		} else if _, err = javaPath(); err == nil {
 			_, err = fetch(ctx)
 		}
@@ -95,7 +96,7 @@ func Fetch(ctx context.Context, what ...string) error {
 
 // javaParts are what Fetch knows besides PostgreSQL.
 var javaParts = map[string]func(context.Context) (string, error){
-	"kafka": kafkaLib, "debezium": debeziumLib, "registry": registryJar, "avro-tools": avroToolsJar,
+	"kafka": kafkaLib, "debezium": debeziumLib, "registry": registryJar, "avro-tools": avroToolsJar, "examples": JavaExamples,
 }
 
 // postgresBin returns the directory of initdb and postgres, the machine's own
@@ -219,6 +220,31 @@ func avroToolsJar(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, artifact+"-"+avroToolsVersion+".jar"), nil
+}
+
+// examplesVersion changes with the libraries below.
+const examplesVersion = "1"
+
+// The libraries that the Java of the manual uses: those of a service with Spring Boot 3.
+const examplesPOM = `<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>outboxd</groupId><artifactId>examples</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.springframework.kafka</groupId><artifactId>spring-kafka</artifactId><version>3.3.10</version></dependency>
+    <dependency><groupId>org.springframework</groupId><artifactId>spring-jdbc</artifactId><version>6.2.11</version></dependency>
+    <dependency><groupId>com.fasterxml.jackson.core</groupId><artifactId>jackson-databind</artifactId><version>2.21.2</version></dependency>
+    <dependency><groupId>org.apache.avro</groupId><artifactId>avro</artifactId><version>1.12.0</version></dependency>
+    <dependency><groupId>io.cloudevents</groupId><artifactId>cloudevents-kafka</artifactId><version>4.0.1</version></dependency>
+    <dependency><groupId>com.google.crypto.tink</groupId><artifactId>tink</artifactId><version>1.18.0</version></dependency>
+  </dependencies>
+</project>
+`
+
+// JavaExamples returns the directory with the jars that the Java of the manual uses.
+func JavaExamples(ctx context.Context) (string, error) {
+	return cached(ctx, "examples-"+examplesVersion, func(dir string) error {
+		return maven(ctx, examplesPOM, dependencyPlugin+":copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+dir)
+	})
 }
 
 // copyArtifact lets Maven put one artifact, group:name:version[:type[:classifier]], into dir.
