@@ -123,7 +123,7 @@ func TestKeysOfTheManual(t *testing.T) {
 	}
 	found := 0
 	for page, text := range manual(t) {
-		for _, m := range regexp.MustCompile("`(postgres|outbox|route|value|kafka|delivery|errors|retention|reconcile|http|log)(\\.[a-z_.]+[a-z])").FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile("`(postgres|outbox|route|value|kafka|delivery|errors|retention|reconcile|http|monitor|tuning|log)(\\.[a-z_.]+[a-z])").FindAllStringSubmatch(text, -1) {
 			if strings.HasPrefix(m[2], ".event") {
 				continue // a topic
 			}

@@ -133,3 +133,29 @@ func TestSettingsOfTheManual(t *testing.T) {
 		t.Errorf("only %d settings were found", found)
 	}
 }
+
+// The manual has the words of PostgreSQL's and Kafka's own, and no figure of speech that an
+// operator has to guess. What is quoted in code is not the manual's.
+func TestWordsOfTheManual(t *testing.T) {
+	not := map[string]string{
+		`go(?:es|ing)? on (?:from|there|with)`:               "resumes at, continues",
+		`(?:begins?|made|starts?) anew`:                      "restarts, is recreated",
+		`put(?:s|ting)? (?:it |them )?right|mends?`:          "fixes",
+		`tak(?:es?|ing) (?:its|their|the) place`:             "takes over, was replaced by",
+		`st(?:ands?|ood) still`:                              "is paused",
+		`tak(?:es?|ing) itself for`:                          "still believes it is",
+		`(?:is|are|was) told (?:a|the|only) positions?`:      "is confirmed",
+		`(?:forgets?|forgotten) (?:the|its) WAL`:             "recycles the WAL",
+		`for ever`:                                           "without end, until",
+		`keeps (?:all |the )?WAL`:                            "retains WAL",
+		`as it comes|on a quiet morning|gives? (?:us|it) up`: "the plain fact",
+	}
+	for path, page := range manual(t) {
+		page = regexp.MustCompile("``?[^`]+``?|\"[^\"\n]*\"").ReplaceAllString(fenced.ReplaceAllString(page, ""), "")
+		for words, better := range not {
+			for _, m := range regexp.MustCompile(`(?i)\b(?:`+words+`)\b`).FindAllString(strings.Join(strings.Fields(page), " "), -1) {
+				t.Errorf("%s has %q: say what it is (%s)", path, m, better)
+			}
+		}
+	}
+}
