@@ -223,7 +223,7 @@ func avroToolsJar(ctx context.Context) (string, error) {
 }
 
 // examplesVersion changes with the libraries below.
-const examplesVersion = "1"
+const examplesVersion = "2"
 
 // The libraries that the Java of the manual uses: those of a service with Spring Boot 3.
 const examplesPOM = `<project>
@@ -235,6 +235,7 @@ const examplesPOM = `<project>
     <dependency><groupId>com.fasterxml.jackson.core</groupId><artifactId>jackson-databind</artifactId><version>2.21.2</version></dependency>
     <dependency><groupId>org.apache.avro</groupId><artifactId>avro</artifactId><version>1.12.0</version></dependency>
     <dependency><groupId>io.cloudevents</groupId><artifactId>cloudevents-kafka</artifactId><version>4.0.1</version></dependency>
+    <dependency><groupId>io.cloudevents</groupId><artifactId>cloudevents-json-jackson</artifactId><version>4.0.1</version></dependency>
     <dependency><groupId>com.google.crypto.tink</groupId><artifactId>tink</artifactId><version>1.18.0</version></dependency>
   </dependencies>
 </project>
