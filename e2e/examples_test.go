@@ -86,6 +86,49 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// What an operator publishes again reaches the consumer that goes by position, once for
+// each id, and does not move its mark.
+func TestExampleOfRecordsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t, nil, nil)
+	s.exec(`CREATE TABLE consumed (topic text, partition int, position text, PRIMARY KEY (topic, partition));
+		CREATE TABLE inbox (id text PRIMARY KEY, received timestamptz DEFAULT now())`)
+	db := s.connect()
+	const older, newer = "0000000001507C60-00000001", "0000000001507C60-00000002"
+	for i, step := range []struct {
+		id, header, position string
+		repeated             bool
+	}{
+		{"2", "", newer, false},
+		{"2", "", newer, true},
+		{"1", "", older, true}, // behind the mark: as after a crash
+		{"1", "dead_letter_retry", older, false},
+		{"1", "dead_letter_retry", older, true},
+		{"3", "replayed", "", false}, // from the table
+		{"3", "replayed", "", true},
+		{"2", "replayed", newer, true}, // from the WAL: it was seen
+	} {
+		r := &kgo.Record{Topic: "orders", Headers: []kgo.RecordHeader{{Key: "id", Value: []byte(step.id)}}}
+		if step.position != "" {
+			r.Headers = append(r.Headers, kgo.RecordHeader{Key: "position", Value: []byte(step.position)})
+		}
+		if step.header != "" {
+			r.Headers = append(r.Headers, kgo.RecordHeader{Key: step.header, Value: []byte("true")})
+		}
+		had := false
+		repeated, err := handleByPosition(t.Context(), db, r, func(pgx.Tx) error { had = true; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if repeated != step.repeated || had == repeated {
+			t.Errorf("record %d: repeated is %t, and it had its effect: %t", i, repeated, had)
+		}
+		if mark := s.value("SELECT position FROM consumed"); mark != newer {
+			t.Errorf("record %d moved the mark to %s", i, mark)
+		}
+	}
+}
+
 // exampleConsumer reads with a group of its own, and commits its offsets only now
 // and then.
 type exampleConsumer struct {
