@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"go/ast"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -158,4 +160,57 @@ func TestWordsOfTheManual(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The table of the lines of outboxd check in docs/operations.md has each of them.
+func TestLinesOfCheckAreDocumented(t *testing.T) {
+	_, table, _ := strings.Cut(manual(t)["../../docs/operations.md"], "\n| line | what is looked at |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := make(map[string]bool)
+	for row := range strings.Lines(table) {
+		for name := range strings.SplitSeq(strings.Split(row, "|")[1], ",") {
+			documented[strings.TrimSpace(strings.ReplaceAll(name, "…", ""))] = true
+		}
+	}
+	found := 0
+	for folder, files := range readSources(t).packages {
+		if name := filepath.Base(folder); name != "check" && name != "replication" && name != "retention" && name != "avro" {
+			continue
+		}
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				subject := ""
+				switch n := n.(type) {
+				case *ast.ValueSpec: // const subject = "…"
+					if n.Names[0].Name == "subject" && len(n.Values) == 1 {
+						subject = literalText(n.Values[0])
+					}
+				case *ast.KeyValueExpr: // Subject: "…"
+					if key, ok := n.Key.(*ast.Ident); ok && key.Name == "Subject" {
+						subject = literalText(n.Value)
+					}
+				}
+				if subject != "" {
+					found++
+					if !documented[subject] {
+						t.Errorf("docs/operations.md has no row for the line %q of outboxd check", subject)
+					}
+				}
+				return true
+			})
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d lines were found", found)
+	}
+}
+
+// literalText is what a literal says, "" of anything else.
+func literalText(x ast.Expr) string {
+	literal, ok := x.(*ast.BasicLit)
+	if !ok {
+		return ""
+	}
+	s, _ := strconv.Unquote(literal.Value)
+	return s
 }
