@@ -22,7 +22,7 @@ func TestNamesOfTheManual(t *testing.T) {
 		}
 		return string(text)
 	}
-	metrics, alerts := read("docs/metrics.md"), read("docker/prometheus/rules.yaml") // each is held by a test of its own
+	metrics, alerts := read("docs/metrics.md"), read("docker/helm/outboxd/rules.yaml") // each is held by a test of its own
 	targets, variables := read("Makefile"), read("docs/configuration-reference.md")+" OUTBOXD_CONFIG OUTBOXD_CACHE "
 	found := make(map[string]int)
 	for path, page := range manual(t) {

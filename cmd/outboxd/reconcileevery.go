@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -113,7 +114,8 @@ func (r *rounds) ended(o ending) {
 	differed := (&reconcile.Result{Mismatches: r.last}).Differ()
 	switch differs := o.result.Differ(); {
 	case differs && !maps.Equal(found, r.last):
-		r.log.Warn().Interface("mismatches", found).Msg(nameConfig("outbox and Kafka differ; `outboxd reconcile` shows examples", r.file))
+		r.log.Warn().Interface("mismatches", found).Str("command", strings.Trim(nameConfig("`outboxd reconcile`", r.file), "`")).
+			Msg("outbox and Kafka differ; the command shows examples")
 	case !differs && differed:
 		r.log.Info().Int64("rows", o.result.Rows).Msg("outbox and Kafka agree again")
 	}

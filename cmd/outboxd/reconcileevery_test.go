@@ -75,7 +75,7 @@ func TestReconcileRounds(t *testing.T) {
 		if v := round(finds(reconcile.Different, 3)); v.Verdict != "differ" || v.Mismatches[reconcile.Different] != 3 {
 			t.Errorf("one that differs: %+v", v)
 		}
-		says(`"level":"warn"`, "outbox and Kafka differ; `outboxd reconcile --config o.yaml` shows examples", `"different":3`)
+		says(`"level":"warn"`, "outbox and Kafka differ; the command shows examples", `"command":"outboxd reconcile --config o.yaml"`, `"different":3`)
 		round(finds(reconcile.Different, 3))
 		says()
 		if v := round(func(context.Context) (*reconcile.Result, error) { return nil, errors.New("no broker") }); v.Verdict != "differ" || v.Missed != 1 || v.Error != "no broker" {

@@ -150,7 +150,7 @@ func TestStopDuringFaultInsideTransaction(t *testing.T) {
 		} else {
 			h.server.update(func() { h.server.refuse = nil }) // and the transaction breaks off again
 		}
-		err := h.end(30 * time.Second)
+		err := h.end()
 		switch ids := h.records(); {
 		case back && (err != nil || h.server.slotLSN() != tx.end || !slices.Equal(ids, []string{"1", "2", "3", "4"})):
 			t.Errorf("the server came back: %v, confirmed %s of %s, records %q", err, h.server.slotLSN(), tx.end, ids)
