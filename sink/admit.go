@@ -15,6 +15,11 @@ import (
 // that is in flight is sent again. Only small records of a new topic are let through
 // unchecked, so that nobody waits for the answer about it.
 func (k *Kafka) admit(t *topic, d *Delivery) error {
+	if k.txn != nil && !t.open.Load() {
+		if err := k.awaitTurn(t); err != nil {
+			return err
+		}
+	}
 	if d.size > maxBatchLimit {
 		return poison.TooLarge.Mark(fmt.Errorf("%w: it takes up to %d bytes, and nothing above %d can be sent",
 			ErrUndeliverable, d.size, maxBatchLimit))

@@ -92,7 +92,9 @@ type Kafka struct {
 	// askAfter is when they may be asked for topics' limits again, in Unix nanoseconds.
 	askAfter atomic.Int64
 	// held counts records that wait for their topic.
-	held      atomic.Int64
+	held atomic.Int64
+	// singles counts topics whose records go one by one.
+	singles   atomic.Int32
 	throttles throttles
 
 	// ctx ends with the first failure, which is its cause.

@@ -78,6 +78,9 @@ func (k *Kafka) topicOf(name string) (*topic, error) {
 	if lesson.most > 0 {
 		t.limit.bytes = lesson.most
 	}
+	if lesson.single > 0 {
+		k.singles.Add(1)
+	}
 	if lesson.windowed || lesson.most > 0 || lesson.single > 0 {
 		t.setWindow()
 	}

@@ -140,6 +140,10 @@ func (t *transaction) produce(k *Kafka, d *Delivery) {
 // or while that one is kept from it.
 func (k *Kafka) Seal() { k.txn.sealed = true }
 
+// OneByOne reports whether records of some topic go one by one, because one of them was
+// refused: what is kept while a transaction is ended would make the next one long.
+func (k *Kafka) OneByOne() bool { return k.singles.Load() > 0 }
+
 // Unseal lets go of what was kept.
 func (k *Kafka) Unseal() {
 	t := k.txn

@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -186,5 +187,57 @@ func TestRefusedRecordIsNotCommittedAround(t *testing.T) {
 	transactionalSink(t, c) // aborts
 	if got := fmt.Sprint(seen(t, c, testTopic), seen(t, c, positionTopic)); got != "[] []" {
 		t.Errorf("committed: %s", got)
+	}
+}
+
+// Where records go one by one, only some wait: a transaction with all that was read would
+// take longer than its time-out, again and again. What waits is let go when the sink fails.
+func TestFewWaitOneByOne(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		c := transactionBroker(t)
+		learned := NewLearned()
+		learned.change(testTopic, func(l *lesson) { l.single = singly })
+		k := transactionalSink(t, c, func(o *Options) { o.Learned = learned })
+		answer := newGate()
+		t.Cleanup(answer.open)
+		c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			c.SleepControl(func() { <-answer.c })
+			return nil, nil, false
+		})
+		s := &sender{t: t, k: k}
+		const events = 3 * mostWaiting
+		var sent atomic.Int32
+		done := make(chan error, 1)
+		go func() {
+			for n := range events {
+				if err := s.try(testTopic, "k", []byte("{}")); err != nil {
+					done <- err
+					return
+				}
+				sent.Store(int32(n + 1))
+			}
+			done <- nil
+		}()
+		until(t, "records wait", func() bool { return sent.Load() > mostWaiting })
+		if !k.OneByOne() {
+			t.Error("the sink does not know that records go one by one")
+		}
+		time.Sleep(20 * time.Millisecond) // no more are taken
+		if n := sent.Load(); n != mostWaiting+1 {
+			t.Errorf("%d records are taken, want one with the client and %d that wait", n, mostWaiting)
+		}
+		if fails {
+			k.Fail(errors.New("over"))
+			<-done
+			continue
+		}
+		answer.open()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		s.delivered()
+		if err := commitWith(t, k, "up to the last"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

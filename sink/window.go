@@ -1,5 +1,7 @@
 package sink
 
+import "time"
+
 // produce hands a record to the client, now or when its topic has room.
 func (k *Kafka) produce(d *Delivery) {
 	t := d.topic
@@ -53,6 +55,37 @@ func (k *Kafka) release(t *topic) {
 	}
 }
 
+// mostWaiting is how many records of a transaction wait for their topic to take them one
+// by one. With all that has been read it would take longer than its time-out.
+const mostWaiting = 32
+
+// awaitTurn waits while that many wait, or the sink has failed. The sending goroutine
+// calls it.
+func (k *Kafka) awaitTurn(t *topic) error {
+	if !t.crowded() {
+		return nil
+	}
+	done, left := make(chan struct{}), make(chan struct{})
+	defer close(left)
+	k.running.Go(func() {
+		defer close(done)
+		for t.crowded() && k.ctx.Err() == nil {
+			select {
+			case <-left:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	return k.waitFor(done)
+}
+
+func (t *topic) crowded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.single > 0 && len(t.queue) >= mostWaiting
+}
+
 // checkHeld looks, with the topic locked, at a record that was let through before the
 // topic's limits were known. If they are such that it does not fit, the next sink waits
 // for them.
@@ -74,6 +107,7 @@ func (k *Kafka) room(t *topic, size int, acked bool) {
 	t.out -= size
 	if acked && t.single > 0 {
 		if t.single--; t.single == 0 {
+			k.singles.Add(-1)
 			k.learned.change(t.name, func(l *lesson) { l.single = 0 })
 			t.setWindow()
 		}

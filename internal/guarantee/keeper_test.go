@@ -150,6 +150,8 @@ type broker struct {
 	since    time.Time
 	newest   decoder.Position
 	sealed   bool
+	oneByOne bool
+	flushing func()
 	commits  []string
 	fail     error // of a commit
 	failed   error
@@ -186,9 +188,13 @@ func (b *broker) Age() (time.Duration, int) {
 	}
 	return time.Since(b.since), b.events
 }
-func (b *broker) Seal()   { b.sealed = true }
-func (b *broker) Unseal() { b.sealed = false }
+func (b *broker) OneByOne() bool { return b.oneByOne }
+func (b *broker) Seal()          { b.sealed = true }
+func (b *broker) Unseal()        { b.sealed = false }
 func (b *broker) Flush(ctx context.Context) error {
+	if b.flushing != nil {
+		b.flushing()
+	}
 	for b.InFlight() > 0 {
 		select {
 		case <-ctx.Done():
@@ -261,6 +267,32 @@ func TestExactlyOnceRun(t *testing.T) {
 			t.Errorf("ended with %v, sealed %t, failed %v", err, b.sealed, b.failed)
 		}
 	})
+}
+
+// While a transaction ends, others send for the next one, unless records go one by one:
+// what came meanwhile would make that last longer than its time-out.
+func TestSendingWhileATransactionEnds(t *testing.T) {
+	for _, oneByOne := range []bool{false, true} {
+		b := newBroker()
+		_, k, tracker := begun(t, b)
+		tx := b.send(tracker.Begin(), decoder.Position{CommitLSN: 0x110, Number: 1})
+		tx.Commit(0x140)
+		b.oneByOne = oneByOne
+		free := false
+		b.flushing = func() {
+			free = !k.gate.held.Load()
+			b.ack(tx)
+		}
+		if err := k.end(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if free == oneByOne || len(b.commits) != 1 {
+			t.Errorf("one by one %t: events may be sent meanwhile: %t; commits %q", oneByOne, free, b.commits)
+		}
+		if k.gate.held.Load() {
+			t.Errorf("one by one %t: nothing may be sent afterwards", oneByOne)
+		}
+	}
 }
 
 // The end of a session commits only what is acknowledged as a whole; after an error

@@ -35,7 +35,7 @@ type transactions struct {
 	e *ExactlyOnce
 	// gate is held by whoever sends or commits: a transaction is closed between two
 	// events.
-	gate sync.Mutex
+	gate gate
 }
 
 func (t *transactions) Gate() sync.Locker { return &t.gate }
@@ -91,13 +91,17 @@ func (t *transactions) gather(ctx context.Context, last time.Time) bool {
 }
 
 // end ends the transaction and opens the next. Reading goes on meanwhile; what it
-// brings waits for the next transaction. After an error the sink is of no further use.
+// brings waits for the next transaction, unless that would be too much for it. After an
+// error the sink is of no further use.
 func (t *transactions) end(ctx context.Context) error {
 	k := t.e.sink
 	t.gate.Lock()
 	t.Tracker.Cut()
 	k.Seal()
-	t.gate.Unlock()
+	alone := k.OneByOne()
+	if !alone {
+		t.gate.Unlock()
+	}
 	err := k.Flush(ctx)
 	if err == nil {
 		var at offsets.Position
@@ -105,7 +109,9 @@ func (t *transactions) end(ctx context.Context) error {
 			t.At = at
 		}
 	}
-	t.gate.Lock()
+	if !alone {
+		t.gate.Lock()
+	}
 	defer t.gate.Unlock()
 	if _, n := k.Age(); err == nil && n > 0 {
 		err = fmt.Errorf("%d events are in a transaction that no position follows", n)
