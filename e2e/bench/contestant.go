@@ -52,7 +52,7 @@ func (b *bench) contestants() []contestant {
 // binaries returns this program, and those that are to be measured beside it.
 func (b *bench) binaries() []contestant {
 	all := []contestant{b.outboxd("outboxd", b.binary, "")}
-	for _, binary := range strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' }) {
+	for _, binary := range b.others() {
 		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
 	}
 	return all
@@ -82,13 +82,24 @@ func (b *bench) formats() []contestant {
 	})
 }
 
-// guarantees returns outboxd with each guarantee.
+// guarantees returns outboxd with each guarantee, and the programs beside it with that
+// which costs something.
 func (b *bench) guarantees() []contestant {
-	return b.kept([]contestant{
+	const exactlyOnce = "delivery: {guarantee: exactly_once}"
+	all := []contestant{
 		b.outboxd("at least once", b.binary, ""),
 		b.outboxd("at least once, store kafka", b.binary, "delivery: {store: kafka}"),
-		b.outboxd("exactly once", b.binary, "delivery: {guarantee: exactly_once}"),
-	})
+		b.outboxd("exactly once", b.binary, exactlyOnce),
+	}
+	for _, binary := range b.others() {
+		all = append(all, b.outboxd("exactly once, "+filepath.Base(binary), binary, exactlyOnce))
+	}
+	return b.kept(all)
+}
+
+// others are the binaries of -against.
+func (b *bench) others() []string {
+	return strings.FieldsFunc(b.against, func(r rune) bool { return r == ',' })
 }
 
 func (b *bench) kept(all []contestant) []contestant {

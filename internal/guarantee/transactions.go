@@ -12,15 +12,17 @@ import (
 // When a transaction is ended. Longer ones cost less, and their events are seen
 // later.
 const (
-	// commitPause is the least time between two commits.
-	commitPause = 20 * time.Millisecond
+	// After a commit there is a pause as long as it took, within these: at most half of
+	// the time is spent on commits. It is what events wait for at small loads; at large
+	// ones something is always in flight, and a transaction lasts for commitAge.
+	minPause, maxPause = 2 * time.Millisecond, 20 * time.Millisecond
 	// commitAge bounds the age of a transaction when there is always more to
 	// send. One is ended earlier when all that was sent is acknowledged.
 	commitAge = 150 * time.Millisecond
 	// commitEvents bounds its size.
 	commitEvents = 50_000
 	// gatherEvery is how often a transaction is looked at.
-	gatherEvery = 2 * time.Millisecond
+	gatherEvery = time.Millisecond
 	// commitIdle is the least time between two commits that advance the position
 	// while there are no events, so that PostgreSQL need not keep the WAL.
 	commitIdle = 5 * time.Second
@@ -47,7 +49,8 @@ func (t *transactions) Run(ctx context.Context) error {
 	defer idle.Stop()
 	due := time.NewTicker(t.Every)
 	defer due.Stop()
-	var last time.Time // of the last commit
+	var last time.Time // end of the last commit
+	var took time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,32 +63,36 @@ func (t *transactions) Run(ctx context.Context) error {
 			continue
 		case <-idle.C:
 		case <-t.e.sink.Begun():
-			if !t.gather(ctx, last) {
+			if !t.gather(ctx, last.Add(min(max(took, minPause), maxPause))) {
 				continue
 			}
 		}
-		last = time.Now()
+		began := time.Now()
 		if err := t.end(t.Stop); err != nil {
 			return err
 		}
+		last = time.Now()
+		took = last.Sub(began)
 	}
 }
 
-// gather waits until the transaction that has begun is to be ended. It returns
-// false when there is none any more, or when ctx ends.
-func (t *transactions) gather(ctx context.Context, last time.Time) bool {
+// gather waits until the transaction that has begun is to be ended, not before a time
+// unless it is large or old. It returns false when there is none any more, or when ctx
+// ends.
+func (t *transactions) gather(ctx context.Context, notBefore time.Time) bool {
 	for {
 		t.gate.Lock()
 		age, n := t.e.sink.Age()
 		t.gate.Unlock()
-		quiet := t.e.sink.InFlight() == 0 && time.Since(last) >= commitPause
+		pause := time.Until(notBefore)
+		quiet := t.e.sink.InFlight() == 0 && pause <= 0
 		if n == 0 || quiet || age >= commitAge || n >= commitEvents {
 			return n > 0
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-time.After(gatherEvery):
+		case <-time.After(max(gatherEvery, pause)):
 		}
 	}
 }
