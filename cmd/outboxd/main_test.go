@@ -36,6 +36,9 @@ func outboxdWith(t *testing.T, env []string, args ...string) outcome {
 		t.Setenv(name, value)
 	}
 	var stdout, stderr bytes.Buffer
+	if args == nil {
+		args = []string{} // nil would be those of the test's own process
+	}
 	code := run(args, &stdout, &stderr)
 	return outcome{code, stdout.String(), stderr.String()}
 }

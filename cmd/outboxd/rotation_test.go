@@ -101,7 +101,7 @@ func TestKafkaPasswordRotates(t *testing.T) {
 				t.Fatal(err)
 			}
 			connections.cut()
-			for range 10 { // the first may still use the connection that was cut
+			for ctx.Err() == nil { // the first may still use the connection that was cut
 				if err = client.Ping(ctx); err != nil && !errors.Is(err, io.EOF) {
 					break
 				}

@@ -300,9 +300,13 @@ func TestCommitTime(t *testing.T) {
 	w := newWorld(t, "17", tracked)
 	w.exec("INSERT INTO outbox (payload) VALUES ('a')")
 	time.Sleep(3 * time.Second)
-	w.exec("INSERT INTO outbox (payload) VALUES ('b')")
 	w.o.Keep = 2900 * time.Millisecond
-	w.run(all)
+	for began := time.Now(); ; began = time.Now() {
+		w.exec("DELETE FROM outbox WHERE payload = 'b'; INSERT INTO outbox (payload) VALUES ('b')")
+		if w.run(all); time.Since(began) < w.o.Keep {
+			break // else b may have become too old meanwhile
+		}
+	}
 	w.want("b")
 	// Frozen rows have none once VACUUM has made the server forget it.
 	w.o.Keep = time.Hour
