@@ -44,7 +44,7 @@ var rooms = map[string]room{
 	"internal/format":             {[]string{"decoder", "internal/poison", "internal/record", "internal/mask"}, "it is what formats have in common, and knows none of them"},
 	"internal/format/json":        {[]string{"decoder", "internal/format", "internal/record"}, aFormat},
 	"internal/format/cloudevents": {[]string{"decoder", "internal/poison", "internal/format", "internal/record"}, aFormat},
-	"internal/format/avro":        {[]string{"decoder", "internal/poison", "internal/format", "internal/record", "internal/template", "internal/tlsdial", "internal/finding"}, aFormat},
+	"internal/format/avro":        {[]string{"decoder", "internal/poison", "internal/format", "internal/record", "internal/template", "internal/tlsdial", "internal/finding", "internal/remedy"}, aFormat},
 	"internal/format/debezium":    {[]string{"decoder", "internal/format", "internal/record"}, aFormat},
 	"internal/format/formattest":  {[]string{"decoder", "internal/format", "internal/record"}, "it is for the tests of formats"},
 

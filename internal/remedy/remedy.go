@@ -1,5 +1,5 @@
-// Package remedy says which key of the configuration an error of the Kafka client
-// is about. Whoever talks to the brokers shows its errors with it.
+// Package remedy says which key of the configuration an error of a connection to Kafka
+// or to the schema registry is about. Whoever talks to them shows its errors with it.
 package remedy
 
 import (
@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -15,21 +16,46 @@ import (
 // Kafka returns what an operator can do about an error of the brokers' connection,
 // as "; do this" to append to the error's text, or "" when there is nothing to add.
 func Kafka(err error) string {
+	if errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.UnsupportedSaslMechanism) {
+		return "; look at kafka.sasl"
+	}
+	return peer{"the brokers", "brokers'", "want", "they accept", "kafka.tls"}.remedy(err)
+}
+
+// Registry is Kafka for the schema registry. It is about errors without an answer.
+func Registry(err error) string {
+	var record tls.RecordHeaderError
+	if errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) {
+		return "; it speaks no TLS there, look at value.avro.registry"
+	}
+	return peer{"the registry", "registry's", "wants", "it accepts", "value.avro.tls"}.remedy(err)
+}
+
+// peer is who is at the other end, in words, and the group of its TLS keys.
+type peer struct{ who, whose, wants, accepts, group string }
+
+// remedy is for errors of TLS.
+func (p peer) remedy(err error) string {
 	var unverified *tls.CertificateVerificationError
 	var invalid x509.CertificateInvalidError
 	var host x509.HostnameError
 	var remote *net.OpError
 	switch {
 	case errors.As(err, &host):
-		return "; name a host of the brokers' certificate by kafka.tls.server_name"
+		return "; name a host of the " + p.whose + " certificate by " + p.group + ".server_name"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "; the brokers' certificate has expired or is not yet valid: renew it, or correct this host's clock"
+		return "; the " + p.whose + " certificate has expired or is not yet valid: renew it, or correct this host's clock"
 	case errors.As(err, &unverified):
-		return "; name the authority of the brokers' certificate by kafka.tls.ca"
-	case errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate"):
-		return "; the brokers want another certificate than that of kafka.tls.cert"
-	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism):
-		return "; look at kafka.sasl"
+		return "; name the authority of the " + p.whose + " certificate by " + p.group + ".ca"
+	case !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err == nil:
+		return ""
+	}
+	keys := "give " + p.group + ".cert and " + p.group + ".key"
+	switch said := remote.Err.Error(); {
+	case strings.Contains(said, "certificate"):
+		return "; " + p.who + " " + p.wants + " a client certificate that " + p.accepts + ": " + keys
+	case strings.Contains(said, "handshake failure"): // what TLS 1.2 has to say of a certificate that is missing
+		return "; " + p.who + " may want a client certificate: " + keys
 	}
 	return ""
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 
 	"outboxd/internal/format"
+	"outboxd/internal/remedy"
 	"outboxd/internal/tlsdial"
 )
 
@@ -34,7 +35,7 @@ const maxReferences = 100
 type registry struct {
 	client *sr.Client
 	url    string
-	hide   *strings.Replacer // of the credentials
+	hide   *strings.Replacer // of the credentials that were sent last
 }
 
 func newRegistry(o Options) (*registry, error) {
@@ -56,6 +57,7 @@ func newRegistry(o Options) (*registry, error) {
 		sr.UserAgent("outboxd"),
 		sr.HTTPClient(&http.Client{Transport: bounded{transport}, Timeout: registryTimeout}),
 	}
+	registry := &registry{url: o.Registry, hide: strings.NewReplacer()}
 	if o.Username != "" {
 		opts = append(opts, sr.PreReq(func(r *http.Request) error {
 			password := o.Password
@@ -66,23 +68,28 @@ func newRegistry(o Options) (*registry, error) {
 				}
 			}
 			r.SetBasicAuth(o.Username, password)
+			registry.hide = hiding(o.Username, password)
 			return nil
 		}))
 	}
-	client, err := sr.NewClient(opts...)
-	if err != nil {
+	var err error
+	if registry.client, err = sr.NewClient(opts...); err != nil {
 		return nil, fmt.Errorf("configure registry client: %w", err)
 	}
-	hide := strings.NewReplacer()
-	if o.Password != "" {
-		credentials := []byte(o.Username + ":" + o.Password)
-		hide = strings.NewReplacer(
-			base64.StdEncoding.EncodeToString(credentials), hidden,
-			base64.RawURLEncoding.EncodeToString(credentials), hidden,
-			url.QueryEscape(o.Password), hidden,
-			o.Password, hidden)
+	return registry, nil
+}
+
+// hiding takes a password out of a text, also as basic authentication sends it.
+func hiding(username, password string) *strings.Replacer {
+	if password == "" {
+		return strings.NewReplacer()
 	}
-	return &registry{client, o.Registry, hide}, nil
+	credentials := []byte(username + ":" + password)
+	return strings.NewReplacer(
+		base64.StdEncoding.EncodeToString(credentials), hidden,
+		base64.RawURLEncoding.EncodeToString(credentials), hidden,
+		url.QueryEscape(password), hidden,
+		password, hidden)
 }
 
 // hidden stands for credentials in a text that a registry sent.
@@ -231,7 +238,7 @@ func (r *registry) explain(err error, doing string) error {
 	case err == nil:
 		return nil
 	case !errors.As(err, &answer):
-		return &format.RegistryError{Err: fmt.Errorf("%s: %w", doing, err)}
+		return &format.RegistryError{Err: fmt.Errorf("%s: %w%s", doing, err, remedy.Registry(err))}
 	case answer.ErrorCode == notPermitted:
 		said := fmt.Sprintf("%s: the registry at %s does not permit it now", doing, r.url)
 		return &format.RegistryError{Err: fmt.Errorf("%s: %s", said, r.reason(answer)), Public: errors.New(said)}
