@@ -68,7 +68,8 @@ func schemas(t *testing.T, username, password string) *registry {
 			http.Error(w, "the door says no", int(answer))
 			return
 		}
-		if user, pass, _ := req.BasicAuth(); user != username || pass != password {
+		isToken := password != "" && req.Header.Get("Authorization") == "Bearer "+password
+		if user, pass, _ := req.BasicAuth(); (user != username || pass != password) && !isToken {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -391,6 +392,38 @@ func TestAvroRegistryWithCredentials(t *testing.T) {
 	}
 	if strings.Contains(wrong+c.tail(10_000), "hush") {
 		t.Errorf("the password is in the log:\n%s\n%s", wrong, c.tail(100))
+	}
+}
+
+// A bearer token that is issued anew while the connector waits.
+func TestAvroRegistryWithToken(t *testing.T) {
+	t.Parallel()
+	r := schemas(t, "nobody", "hush-hush")
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.door.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("hush-expired")
+	s := r.scenario(", token: '${file:" + file + "}', tls: {enabled: true, ca: '" + ca + "'}")
+	s.env = []string{"OUTBOXD_LOG_LEVEL=trace"}
+	c := s.startStreaming()
+	s.events(1, 5)
+	c.waitLog("check value.avro.token and its rights", 30*time.Second)
+	write("hush-hush")
+	s.waitConfirmed(30 * time.Second)
+	c.stop()
+	if n := len(r.decode(s.read())); n != 5 {
+		t.Errorf("%d records, want 5", n)
+	}
+	if strings.Contains(c.tail(10_000), "hush") {
+		t.Errorf("the token is in the log:\n%s", c.tail(100))
 	}
 }
 

@@ -132,6 +132,9 @@ func useAvro(w *formatWiring, o *format.Options) (err error) {
 		Log:          w.log,
 		OnAnswer:     w.st.RegistryAnswered,
 	}
+	if !a.Token.IsEmpty() {
+		options.ReadToken = a.Token.Current
+	}
 	if a.TLS.Enabled {
 		options.ReadTLS = func() (*tls.Config, error) { return readTLS("value.avro.tls", a.TLS) }
 	}

@@ -23,8 +23,14 @@ func warn(cfg *config.Config, log zerolog.Logger) {
 		log.Warn().Str("token_url", idp.Host).Msg("the client's secret (kafka.sasl.password) and the token are sent without encryption; use an https URL")
 	}
 	registry, err := url.Parse(cfg.Value.Avro.Registry.Reveal())
-	if cfg.Value.Format == "avro" && cfg.Value.Avro.Username != "" && err == nil && registry.Scheme == "http" && !isThisHost(registry.Hostname()) {
-		log.Warn().Str("registry", registry.Host).Msg("the password of the schema registry (value.avro.password) is sent without encryption; use an https URL")
+	if cfg.Value.Format == "avro" && err == nil && registry.Scheme == "http" && !isThisHost(registry.Hostname()) {
+		const unencrypted = " is sent without encryption; use an https URL"
+		switch avro := cfg.Value.Avro; {
+		case avro.Username != "":
+			log.Warn().Str("registry", registry.Host).Msg("the password of the schema registry (value.avro.password)" + unencrypted)
+		case !avro.Token.IsEmpty():
+			log.Warn().Str("registry", registry.Host).Msg("the token of the schema registry (value.avro.token)" + unencrypted)
+		}
 	}
 	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen); err == nil && !cfg.HTTP.Token.IsEmpty() && cfg.HTTP.TLS.Cert == "" && !isThisHost(host) {
 		log.Warn().Str("listen", cfg.HTTP.Listen).Msg("the token of the status page (http.token) is sent without encryption; set http.tls")

@@ -63,6 +63,8 @@ func TestWarnings(t *testing.T) {
 		"tokens over https":            {"kafka: {brokers: [k], tls: {enabled: true}, sasl: {mechanism: OAUTHBEARER, token_url: 'https://idp/token', username: u, password: '${P}'}}\npostgres: {dsn: host=db}", 0o644, nil},
 		"registry over http":           {avro + "'http://r:8081'}}", 0o644, []string{registry}},
 		"registry over https":          {avro + "'https://r:8081'}}", 0o644, nil},
+		"registry's token over http":   {strings.Replace(avro, "username: u, password:", "token:", 1) + "'http://r:8081'}}", 0o644, []string{"the token of the schema registry (value.avro.token) is sent"}},
+		"registry's token over https":  {strings.Replace(avro, "username: u, password:", "token:", 1) + "'https://r:8081'}}", 0o644, nil},
 		"registry here":                {avro + "'http://localhost:8081'}}", 0o644, nil},
 		"token without TLS":            {"kafka: {brokers: [k]}\npostgres: {dsn: host=db}\nhttp: {listen: ':9188', token: '${P}'}", 0o644, []string{token}},
 		"token on this host":           {"kafka: {brokers: [k]}\npostgres: {dsn: host=db}\nhttp: {token: '${P}'}", 0o644, nil},

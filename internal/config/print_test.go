@@ -204,6 +204,10 @@ func TestPrintShowsNoSecret(t *testing.T) {
 					delete(settings, "kafka.sasl.username")
 					delete(settings, "kafka.sasl.password")
 				}
+				if k.path == "value.avro.token" {
+					delete(settings, "value.avro.username")
+					delete(settings, "value.avro.password")
+				}
 				switch way {
 				case "literal":
 					settings[k.path] = value

@@ -191,6 +191,8 @@ func TestProblems(t *testing.T) {
 			want: []string{"outboxd.yaml:3: value.avro.password: must not be empty; value.avro.username needs it"}},
 		{name: "registry's password alone", text: "value: {format: avro, avro: {registry: 'http://r', password: hush}}",
 			want: []string{"outboxd.yaml:3: value.avro.username: must not be empty; value.avro.password needs it"}},
+		{name: "registry's user and token", text: "value: {format: avro, avro: {registry: 'http://r', username: u, password: p, token: hush}}",
+			want: []string{"outboxd.yaml:3: value.avro.token: must be empty with value.avro.username: a request has one or the other"}},
 		{name: "registry's TLS", text: "value: {format: avro, avro: {registry: 'http://r', tls: {enabled: true}}}",
 			want: []string{"outboxd.yaml:3: value.avro.registry: must begin with https:; value.avro.tls.enabled needs it"}},
 		{name: "subject", text: "value: {avro: {subject: '{topic}-{record}'}}",

@@ -81,6 +81,10 @@ type Avro struct {
 	Username string `yaml:"username"`
 	// Password for the registry. Defaults to none.
 	Password Secret `yaml:"password"`
+	// Token for the registry, as a bearer token in place of Username and Password.
+	// Whoever issues it replaces it: ${file:} is read again at each request. Defaults
+	// to none.
+	Token Secret `yaml:"token"`
 	// TLS of the connection to a registry with an https URL, where the system's
 	// authorities and no client certificate are not enough.
 	TLS TLS `yaml:"tls"`

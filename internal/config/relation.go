@@ -100,6 +100,7 @@ func (l *loader) checkAvro(v Value) {
 	l.require(v.Format == "avro" || l.given(format) || a.Registry.IsEmpty(), "has no effect without "+format+": avro", registry, format)
 	l.require(a.Username == "" || !a.Password.IsEmpty(), "must not be empty; "+username+" needs it", password, username)
 	l.require(a.Password.IsEmpty() || a.Username != "", "must not be empty; "+password+" needs it", username, password)
+	l.require(v.Format != "avro" || a.Token.IsEmpty() || a.Username == "", "must be empty with "+username+": a request has one or the other", "value.avro.token", username)
 	l.checkTLS("value.avro.tls", a.TLS)
 	l.require(!a.TLS.Enabled || a.Registry.IsEmpty() || strings.HasPrefix(a.Registry.Reveal(), "https:"),
 		"must begin with https:; value.avro.tls.enabled needs it", registry, "value.avro.tls.enabled")

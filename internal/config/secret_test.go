@@ -137,7 +137,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 		"delivery: {confirm_interval: '${file:/s}', guarantee: '${file:/s}'}",
 		"value: {keys: " + hush + "}",
 		"value: {keys: a, " + hush + "}",
-		"value: {avro: {password: " + hush + "}, keys: {a: " + hush + "}}",
+		"value: {avro: {password: " + hush + ", token: " + hush + "}, keys: {a: " + hush + "}}",
 	} {
 		_, err := load("c.yaml", []string{"S=" + hush, "OUTBOXD_VALUE_AVRO_PASSWORD=" + hush}, files{"c.yaml": text, "/s": hush}.read)
 		if err == nil {

@@ -21,9 +21,12 @@ import (
 // Options configure an encoder. See value.avro in the configuration.
 type Options struct {
 	Registry string // its URL
-	Username string // "": no authentication
+	Username string // "": no basic authentication
 	Password string
-	TLS      *tls.Config // nil: the default for https URLs
+	// ReadToken, if set, is asked for a bearer token for each request, in place of
+	// Username and Password.
+	ReadToken func() (string, error)
+	TLS       *tls.Config // nil: the default for https URLs
 	// ReadPassword and ReadTLS, if set, are asked in place of Password, for each
 	// request, and of TLS, for each connection: both may have been replaced.
 	ReadPassword func() (string, error)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ type registry struct {
 	client *sr.Client
 	url    string
 	hide   *strings.Replacer // of the credentials that were sent last
+	login  string            // the key of the configuration that they are from
 }
 
 func newRegistry(o Options) (*registry, error) {
@@ -57,8 +59,24 @@ func newRegistry(o Options) (*registry, error) {
 		sr.UserAgent("outboxd"),
 		sr.HTTPClient(&http.Client{Transport: bounded{transport}, Timeout: registryTimeout}),
 	}
-	registry := &registry{url: o.Registry, hide: strings.NewReplacer()}
-	if o.Username != "" {
+	registry := &registry{url: o.Registry, hide: strings.NewReplacer(), login: "value.avro.username (or value.avro.token)"}
+	switch {
+	case o.ReadToken != nil:
+		registry.login = tokenKey
+		opts = append(opts, sr.PreReq(func(r *http.Request) error {
+			token, err := o.ReadToken()
+			if err == nil && !isToken.MatchString(token) {
+				err = errors.New("has characters that no bearer token has, such as a line break within")
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", tokenKey, err)
+			}
+			r.Header.Set("Authorization", "Bearer "+token)
+			registry.hide = strings.NewReplacer(url.QueryEscape(token), hidden, token, hidden)
+			return nil
+		}))
+	case o.Username != "":
+		registry.login = "value.avro.username"
 		opts = append(opts, sr.PreReq(func(r *http.Request) error {
 			password := o.Password
 			if o.ReadPassword != nil {
@@ -78,6 +96,11 @@ func newRegistry(o Options) (*registry, error) {
 	}
 	return registry, nil
 }
+
+const tokenKey = "value.avro.token"
+
+// isToken is what RFC 6750 lets a bearer token be, and some that are issued all the same.
+var isToken = regexp.MustCompile(`^[!-~]+$`)
 
 // hiding takes a password out of a text, also as basic authentication sends it.
 func hiding(username, password string) *strings.Replacer {
@@ -248,7 +271,7 @@ func (r *registry) explain(err error, doing string) error {
 	hint := ""
 	switch answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		hint = "; check value.avro.username and its rights"
+		hint = "; check " + r.login + " and its rights"
 		if doing == registering {
 			hint += ", or register the schema by other means (internal/format/avro/envelope.avsc) and set value.avro.register: false"
 		}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"log"
 	"math/big"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"outboxd/internal/format/formattest"
 )
 
 // authority signs certificates for servers at 127.0.0.1 and for clients.
@@ -137,6 +140,46 @@ func TestRegistryTLS(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A token is read for each request, and is what a refusal is about.
+func TestRegistryToken(t *testing.T) {
+	var now, sent string
+	var file error
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if sent = r.Header.Get("Authorization"); sent == "Bearer good" {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"id": 7, "version": 1, "subject": "s", "schema": "\"string\""}`)
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, "I do not know "+sent)
+	}))
+	t.Cleanup(server.Close)
+	r, err := newRegistry(Options{Registry: server.URL, ReadToken: func() (string, error) { return now, file }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() error {
+		_, err := r.newest(&subject{name: "s"})
+		return err
+	}
+	for _, now = range []string{"expired", "revoked"} {
+		err := ask()
+		formattest.Says(t, err, "401", "I do not know Bearer (hidden)", "; check value.avro.token and its rights")
+		if strings.Contains(err.Error(), now) || sent != "Bearer "+now {
+			t.Errorf("asked with %q: %v", sent, err)
+		}
+	}
+	if now = "good"; ask() != nil {
+		t.Errorf("with the right token: %v", ask())
+	}
+	file = errors.New("${file:/token}: file does not exist")
+	formattest.Says(t, ask(), "value.avro.token: ${file:/token}: file does not exist")
+	file, now = nil, "two\nlines"
+	if err := ask(); err == nil || strings.Contains(err.Error(), "two") || !strings.Contains(err.Error(), "value.avro.token") {
+		t.Errorf("with a token that is none: %v", err)
 	}
 }
 
