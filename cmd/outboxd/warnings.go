@@ -24,12 +24,11 @@ func warn(cfg *config.Config, log zerolog.Logger) {
 	}
 	registry, err := url.Parse(cfg.Value.Avro.Registry.Reveal())
 	if cfg.Value.Format == "avro" && err == nil && registry.Scheme == "http" && !isThisHost(registry.Hostname()) {
-		const unencrypted = " is sent without encryption; use an https URL"
 		switch avro := cfg.Value.Avro; {
 		case avro.Username != "":
-			log.Warn().Str("registry", registry.Host).Msg("the password of the schema registry (value.avro.password)" + unencrypted)
+			log.Warn().Str("registry", registry.Host).Msg("the password of the schema registry (value.avro.password) is sent without encryption; use an https URL")
 		case !avro.Token.IsEmpty():
-			log.Warn().Str("registry", registry.Host).Msg("the token of the schema registry (value.avro.token)" + unencrypted)
+			log.Warn().Str("registry", registry.Host).Msg("the token of the schema registry (value.avro.token) is sent without encryption; use an https URL")
 		}
 	}
 	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen); err == nil && !cfg.HTTP.Token.IsEmpty() && cfg.HTTP.TLS.Cert == "" && !isThisHost(host) {
