@@ -20,26 +20,30 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/outboxd ./cmd/outboxd
 
 demo:
-	@$(GO) run ./e2e/demo
+	@$(GO) -C e2e run ./demo
 
 # What the tests need, fetched ahead so that no test waits for it.
 setup:
-	$(GO) run ./e2e/setup
+	$(GO) -C e2e run ./setup
 
 lint:
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt -w these files:"; echo "$$out"; exit 1; fi
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@# e2e/ is a module of its own, so that go.mod holds what the program needs.
+	$(GO) -C e2e mod tidy -diff
+	$(GO) -C e2e vet ./...
+	cd e2e && "$$($(GO) -C .. tool -n staticcheck)" ./...
 
 test: setup lint race simulate e2e docker-check
 
 unit:
-	$(GO) test $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test ./...
 
 # The unit tests, under the race detector.
 race:
-	$(GO) test -race $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -race ./...
 
 # Without the race detector, so that it is fast. SEEDS=0: as many as fit into a minute;
 # SEED=0: others each time.
@@ -56,15 +60,15 @@ simulate-plants:
 # Scenarios that mostly wait run side by side at the end, more of them than there are
 # processors.
 e2e:
-	$(GO) test -count=1 -timeout 45m -parallel 4 ./e2e/...
+	$(GO) -C e2e test -count=1 -timeout 45m -parallel 4 ./...
 
 soak:
-	$(GO) test -count=1 -timeout 3h ./e2e -soak
+	$(GO) -C e2e test -count=1 -timeout 3h . -soak
 
 # Left alone, go test spends up to a minute on making the first interesting input
 # smaller, in which a target runs a few times.
 fuzz:
-	@set -e; for package in $$($(GO) list ./... | grep -v /e2e); do \
+	@set -e; for package in $$($(GO) list ./...); do \
 		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); \
 		for target in $$targets; do \
 			echo "$$package $$target"; \
@@ -73,10 +77,10 @@ fuzz:
 	done
 
 bench:
-	$(GO) run ./e2e/bench
+	$(GO) -C e2e run ./bench
 
 bench-debezium:
-	$(GO) run ./e2e/bench -debezium
+	$(GO) -C e2e run ./bench -debezium
 
 clean:
 	rm -rf bin
@@ -94,7 +98,7 @@ release:
 
 # Known vulnerabilities in what is linked. It asks vuln.go.dev.
 vulncheck:
-	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./cmd/... ./internal/... ./decoder ./router ./offsets ./sink
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 # docker/ and docs/, by the tools that read them and against real servers. What it
 # needs is fetched into the cache; OUTBOXD_SKIP_DOCKER_CHECK=1 skips what cannot be had.

@@ -23,7 +23,7 @@ import (
 // The golden records are what a consumer finds, whole. After a change that is
 // meant, write them again:
 //
-//	go test ./e2e -run TestRecords -update
+//	go -C e2e test . -run TestRecords -update
 var update = flag.Bool("update", false, "write the golden records again")
 
 // goldenTable has a column for everything that can be mapped, and for each kind of

@@ -40,7 +40,7 @@ func TestTestsOfTheManual(t *testing.T) {
 				t.Errorf("%s names %s, which does not exist", path, m[1])
 			}
 		}
-		for _, m := range regexp.MustCompile(`go test \./[\w/.]+ -run ('[^']+'|\w+)`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`go (?:-C e2e )?test \./?[\w/.]* -run ('[^']+'|\w+)`).FindAllStringSubmatch(text, -1) {
 			for pattern := range strings.SplitSeq(strings.Trim(m[1], "'"), "|") {
 				if pattern == "NAME" {
 					continue // says how

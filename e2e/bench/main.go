@@ -2,10 +2,10 @@
 // run: the servers are started here, each contestant drains the same rows from a
 // slot of its own, and the runs of all contestants take turns.
 //
-//	go run ./e2e/bench                     outboxd and the bare readers
-//	go run ./e2e/bench -debezium           also Debezium on Kafka Connect
-//	go run ./e2e/bench -only hundred -runs 5
-//	go run ./e2e/bench -only distance      PostgreSQL 1 and 10 ms away; as root, on Linux
+//	go -C e2e run ./bench                     outboxd and the bare readers
+//	go -C e2e run ./bench -debezium           also Debezium on Kafka Connect
+//	go -C e2e run ./bench -only hundred -runs 5
+//	go -C e2e run ./bench -only distance      PostgreSQL 1 and 10 ms away; as root, on Linux
 package main
 
 import (
@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -100,10 +99,8 @@ func (b *bench) run(ctx context.Context, only string) error {
 	defer os.RemoveAll(b.dir)
 	if b.binary == "" {
 		b.binary = filepath.Join(b.dir, "outboxd")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.binary, "outboxd/cmd/outboxd")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build outboxd: %w\n%s", err, out)
+		if err := testbed.BuildOutboxd(ctx, b.binary, "-trimpath", "-ldflags", "-s -w"); err != nil {
+			return err
 		}
 	}
 	settings := map[string]string{

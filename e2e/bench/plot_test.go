@@ -52,7 +52,7 @@ func TestPlotOfTheReadme(t *testing.T) {
 		}
 	}
 	if read(t, picture) != want {
-		t.Error("docs/pictures/catch-up.svg is stale; run: go test ./e2e/bench -run TestPlotOfTheReadme -update")
+		t.Error("docs/pictures/catch-up.svg is stale; run: go -C e2e test ./bench -run TestPlotOfTheReadme -update")
 	}
 	// It holds the table's numbers as text.
 	for _, p := range panels {

@@ -47,10 +47,8 @@ func demo(ctx context.Context) error {
 
 	step("building outboxd")
 	d := &stage{dir: dir, binary: filepath.Join(dir, "outboxd")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", d.binary, "outboxd/cmd/outboxd")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build outboxd: %w", err)
+	if err := testbed.BuildOutboxd(ctx, d.binary); err != nil {
+		return err
 	}
 
 	step("starting PostgreSQL (the first time it is fetched)")

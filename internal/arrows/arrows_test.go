@@ -127,25 +127,28 @@ func packages(t *testing.T) (ours []listed) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,Standard", "./...")
-	cmd.Dir = filepath.Join("..", "..")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
-	}
-	for d := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p listed
-		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			return ours
-		} else if err != nil {
-			t.Fatal(err)
+	for _, dir := range []string{"", e2e} { // two modules
+		cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,Standard", "./...")
+		cmd.Dir = filepath.Join("..", "..", dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
 		}
-		if !p.Standard && strings.HasPrefix(p.ImportPath, module) {
-			ours = append(ours, p)
+		for d := json.NewDecoder(bytes.NewReader(out)); ; {
+			var p listed
+			if err := d.Decode(&p); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if !p.Standard && strings.HasPrefix(p.ImportPath, module) {
+				ours = append(ours, p)
+			}
 		}
 	}
+	return ours
 }
 
 // wrong returns what is wrong with the imports of one package.

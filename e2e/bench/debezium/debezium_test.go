@@ -106,7 +106,7 @@ func TestOwnProcess(t *testing.T) {
 
 // TestCatchUp drains a backlog for real:
 //
-//	go test -v -run CatchUp ./e2e/bench/debezium -rows 1000000 -heap 512m
+//	go -C e2e test -v -run CatchUp ./bench/debezium -rows 1000000 -heap 512m
 func TestCatchUp(t *testing.T) {
 	if *rows == 0 {
 		t.Skip("-rows asks for it")
@@ -124,7 +124,7 @@ func TestCatchUp(t *testing.T) {
 
 // TestStart streams a row with each profile and looks at what arrives:
 //
-//	go test -v -run Start ./e2e/bench/debezium -rows 1
+//	go -C e2e test -v -run Start ./bench/debezium -rows 1
 func TestStart(t *testing.T) {
 	if *rows == 0 {
 		t.Skip("-rows asks for it")
