@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +134,59 @@ outbox: {message_prefix: dl}`, guarantee, s.topic, s.topic)
 				t.Fatal("the connector has ended meanwhile")
 			}
 			c.stop()
+		})
+	}
+}
+
+// A real broker refuses records that were handed over: too large for a topic whose limit
+// was lowered since it was asked, and without a key for a compacted topic. Exactly these
+// are set aside, in the order of the rows; the others of their transaction arrive.
+func TestLateRefusals(t *testing.T) {
+	for _, guarantee := range []string{"at_least_once", "exactly_once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, nil, nil)
+			s.createTopic(s.topic+".t0", 1, nil)
+			s.createTopic(s.topic+".t1", 1, map[string]*string{"cleanup.policy": new("compact")})
+			s.route = fmt.Sprintf(`{topic: "%s.{type}", key: none}`, s.topic)
+			s.extra = fmt.Sprintf(`delivery: {guarantee: %s, confirm_interval: 100ms, store: kafka, topic: %s-positions}
+errors: {poison: dead_letter, dead_letter_topic: %s-dead, retry: {min: 50ms, max: 60s}}`, guarantee, s.topic, s.topic)
+			c := s.startStreaming()
+			s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 0}')`)
+			s.waitConfirmed(30 * time.Second) // t0 and its limit are known
+			s.setMaxMessageBytes("t0", 3_000)
+			s.exec(`INSERT INTO outbox (aggregateid, type, payload)
+				SELECT 'k', CASE WHEN i IN (31, 52) THEN 't1' ELSE 't0' END,
+					jsonb_build_object('n', i, 'text', CASE WHEN i IN (10, 20, 40) THEN (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 200) j) END)
+				FROM generate_series(1, 60) i`)
+			s.waitConfirmed(60 * time.Second)
+			c.stop()
+			var got []string
+			for _, l := range s.unresolved() {
+				got = append(got, l.Kind+" "+*l.ID)
+			}
+			slices.Sort(got)
+			if want := []string{"refused 32", "refused 53", "too_large 11", "too_large 21", "too_large 41"}; !slices.Equal(got, want) {
+				t.Errorf("dead letters %q, want %q", got, want)
+			}
+			last, seen := int64(0), make(map[string]bool)
+			for _, r := range s.readCommitted() {
+				id, again := r.header("id"), false
+				if again, seen[id] = seen[id], true; again {
+					if guarantee == "exactly_once" {
+						t.Errorf("event %s is there twice", id)
+					}
+					continue
+				}
+				if n, err := strconv.ParseInt(id, 10, 64); err != nil || n <= last {
+					t.Errorf("event %q after %d: %v", id, last, err)
+				} else {
+					last = n
+				}
+			}
+			if len(seen) != 56 {
+				t.Errorf("%d events, want 56", len(seen))
+			}
 		})
 	}
 }
