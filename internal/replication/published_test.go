@@ -86,6 +86,18 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// That the table is another is said once, whoever found it.
+func TestReplacedIsSaidOnce(t *testing.T) {
+	l, o := healthy(), Options{Schema: "public", Table: "outbox", Publication: "pub"}
+	was := offsets.Outbox{Table: 9, Publication: 20, Entry: 29}
+	for _, found := range []error{l.changed(was, nil, o), &Unpublished{What: "it is not published"}} {
+		err := l.compared(found, was, o)
+		if n := strings.Count(err.Error(), "was replaced by another"); n != 1 {
+			t.Errorf("said %d times: %v", n, err)
+		}
+	}
+}
+
 // Without anything from before it is a wrong set-up; with it, rows may be missing.
 func TestUnpublishedSays(t *testing.T) {
 	e := &Unpublished{What: "it is gone", Fix: "bring it back", Accept: true}

@@ -26,7 +26,9 @@ func (l *look) compared(err error, was offsets.Outbox, o Options) error {
 	}
 	switch {
 	case l.table != nil && l.table.oid != was.Table:
-		u.What = fmt.Sprintf("table %s was replaced by another (its OID is %d instead of %d%s): %s", o.tableName(), l.table.oid, was.Table, l.whereabouts(), u.What)
+		if another := l.another(was, o); u.What != another {
+			u.What = another + ": " + u.What
+		}
 	case l.table == nil && l.renamed != "":
 		u.What += fmt.Sprintf(" (the one that was published%s)", l.whereabouts())
 	}
@@ -64,10 +66,15 @@ func (l *look) changed(was offsets.Outbox, before []lookEntry, o Options) error 
 		// ALL TABLES (0), or TABLES IN SCHEMA; an entry for one table has the table's.
 		return nil
 	case was.Table != now.Table:
-		return &Unpublished{Accept: true, What: fmt.Sprintf("table %s was replaced by another (its OID is %d instead of %d%s)", name, now.Table, was.Table, l.whereabouts())}
+		return &Unpublished{Accept: true, What: l.another(was, o)}
 	default:
 		return &Unpublished{Accept: true, What: fmt.Sprintf("table %s was taken out of publication %s and added again", name, publication)}
 	}
+}
+
+// another says that the table is not the remembered one.
+func (l *look) another(was offsets.Outbox, o Options) string {
+	return fmt.Sprintf("table %s was replaced by another (its OID is %d instead of %d%s)", o.tableName(), l.table.oid, was.Table, l.whereabouts())
 }
 
 // whereabouts says what became of the remembered table, if it is not the one of the
