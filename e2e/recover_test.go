@@ -200,3 +200,44 @@ func TestRecoverInvalidatedSlotAndReplacedTable(t *testing.T) {
 	s.agree()
 	c.stop()
 }
+
+// The ids of a table that was dropped and created again begin again. What Kafka has of
+// the ids is of the rows that are gone.
+func TestRecoverTableWhoseIDsBeginAgain(t *testing.T) {
+	for _, store := range []string{"slot", "kafka"} {
+		t.Run(store, func(t *testing.T) {
+			s := newScenario(t, nil, nil)
+			if store != "slot" {
+				s.extra = fmt.Sprintf("delivery: {store: %s, topic: positions.%s}\n", store, s.topic)
+			}
+			c := s.startStreaming()
+			s.events(1, 20)
+			s.waitArrived(20)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+
+			s.exec("ALTER TABLE outbox RENAME TO outbox_old")
+			s.exec("CREATE TABLE outbox (LIKE outbox_old INCLUDING ALL)")
+			s.exec("DROP TABLE outbox_old")
+			s.events(101, 110)
+			s.exec("ALTER PUBLICATION outboxd ADD TABLE outbox")
+			s.events(111, 115)
+			s.start().failsWith(1, "`outboxd recover --config ")
+			code, stdout, stderr := s.recover()
+			if code != 0 || !strings.Contains(stdout, "published 15 of 15 rows") {
+				t.Fatalf("exit %d, %q\n%s", code, stdout, stderr)
+			}
+			c = s.startStreaming()
+			s.events(116, 120)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			if n := len(s.readCommitted()); n != 40 {
+				t.Errorf("%d records, want 40", n)
+			}
+			code, stdout, _ = s.recover()
+			if code != 0 || !strings.Contains(stdout, "nothing to recover") {
+				t.Errorf("exit %d, %q", code, stdout)
+			}
+		})
+	}
+}

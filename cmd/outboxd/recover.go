@@ -75,6 +75,9 @@ func printRecovered(w io.Writer, slot, file string, r recovery.Result, dryRun bo
 	if r.InDoubt > 0 {
 		print("%d of them may have been delivered before retention or compaction removed their records", r.InDoubt)
 	}
+	if r.Different > 0 {
+		print("%d of the others differ from the record with their id, and were taken as delivered; `outboxd reconcile` shows them", r.Different)
+	}
 	if !dryRun {
 		print("slot %q begins at %s; start `outboxd run`", slot, r.LSN)
 	}

@@ -63,7 +63,26 @@ func (c *comparison) groups(bucket int) (map[string]*group, error) {
 		}
 		return nil
 	})
+	if c.o.Replaced {
+		for _, g := range groups {
+			g.disown()
+		}
+	}
 	return groups, err
+}
+
+// disown leaves out the records that no row of the event gives. What a row that cannot
+// be delivered would give is not known.
+func (g *group) disown() {
+	if len(g.rows) == 0 || g.rows[0].flags&(unroutable|discarded) != 0 {
+		return
+	}
+	g.records = slices.DeleteFunc(g.records, func(e *entry) bool { return !g.gives(e) })
+}
+
+// gives reports whether a row of the event gives the record.
+func (g *group) gives(e *entry) bool {
+	return slices.ContainsFunc(g.rows, func(r *entry) bool { return r.sum == e.sum })
 }
 
 // bounds are what has to be known of all events before one can be judged.
@@ -342,13 +361,10 @@ func (c *comparison) different(g *group, live []*entry) {
 	if row.flags&(unroutable|discarded) != 0 {
 		return
 	}
-	agrees := func(e *entry) bool {
-		return slices.ContainsFunc(g.rows, func(r *entry) bool { return r.sum == e.sum })
-	}
 	for _, e := range live {
 		switch {
-		case agrees(e):
-		case slices.ContainsFunc(g.records, func(later *entry) bool { return later.follows(e) && agrees(later) }):
+		case g.gives(e):
+		case slices.ContainsFunc(g.records, func(later *entry) bool { return later.follows(e) && g.gives(later) }):
 			c.result.NotComparable["corrected"]++
 		default:
 			c.result.found(c.example(Different, e, difference(row.sum, e.sum, c.topics[row.topic], c.topics[e.topic])))

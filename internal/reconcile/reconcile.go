@@ -85,6 +85,9 @@ type Options struct {
 	// Undelivered looks for rows that were not delivered to a connector's last event:
 	// see expired.
 	Undelivered bool
+	// Replaced says that the table may be another than the one that was published, whose
+	// ids may come again: a record that differs from the row of its id is not that row's.
+	Replaced bool
 	// Progress, if set, is told how much of a stage is done.
 	Progress func(stage string, done, total int64)
 	Log      zerolog.Logger

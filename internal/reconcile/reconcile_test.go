@@ -510,6 +510,27 @@ func TestDifferentIsCorrected(t *testing.T) {
 }
 
 // A backfill that is interrupted begins again, under other positions.
+// The ids of a table that replaced another begin again: a record of the other's row is
+// none of the row that has its id now.
+func TestReplacedTable(t *testing.T) {
+	w := newWorld(t, 1)
+	w.options.Undelivered = true
+	w.publish(1, 20)
+	w.insert(1, 20)
+	for n := range 3 {
+		w.table.rows[n].payload = `{"another": "event"}`
+	}
+	w.expect(map[string]int64{Different: 3})
+	w.options.Replaced = true
+	w.expect(map[string]int64{Missing: 3})
+	for n := range 3 {
+		w.produce(w.record(30+n, func(_ *decoder.Event, r *kgo.Record) {
+			r.Key, r.Value, r.Headers[0].Value = []byte(w.table.rows[n].aggregate), []byte(w.table.rows[n].payload), []byte(w.table.rows[n].id)
+		}))
+	}
+	w.expect(none())
+}
+
 func TestRepeatedBackfill(t *testing.T) {
 	w := newWorld(t, 3)
 	w.insert(1, 100)

@@ -61,7 +61,9 @@ type Result struct {
 	// Rows are how many were compared, Undelivered how many of them were not delivered,
 	// InDoubt how many of these may have been.
 	Rows, Undelivered, InDoubt int64
-	Published                  int64
+	// Different are rows that were taken as delivered, and whose record differs from them.
+	Different int64
+	Published int64
 	// LSN is where the new slot begins, 0: none was made.
 	LSN pglogrepl.LSN
 }
@@ -81,7 +83,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	var result Result
-	if result.Why, err = why(ctx, conn, stored); result.Why == "" || err != nil {
+	if result.Why, o.Compare.Replaced, err = why(ctx, conn, stored); result.Why == "" || err != nil {
 		return result, err
 	}
 	if o.DryRun {
@@ -105,34 +107,37 @@ func (o *Options) load(ctx context.Context) (p *offsets.Position, err error) {
 	return p, nil
 }
 
-// why returns why a recovery is needed, "" if it is not.
-func why(ctx context.Context, conn *replication.Conn, stored *offsets.Position) (string, error) {
+// why returns why a recovery is needed, "" if it is not, and whether the table may be
+// another than the one that was published. Where nothing is stored only the order of
+// table and slot in the publication is known, and a table that came later may be another.
+func why(ctx context.Context, conn *replication.Conn, stored *offsets.Position) (reason string, replaced bool, err error) {
 	server, err := conn.Inspect(ctx)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if server.Slot != nil && server.Slot.Active {
-		return "", ErrStreaming
+		return "", false, ErrStreaming
 	}
 	if server.Standby {
-		return "", errors.New("the server is a standby: recover on the primary, or after its promotion")
-	}
-	var refused *offsets.RefusedError
-	switch _, err = offsets.Resume(stored, server); {
-	case errors.As(err, &refused):
-		return fmt.Sprintf("%v: %s", refused.Reason, refused.Detail), nil
-	case err != nil:
-		return "", err
+		return "", false, errors.New("the server is a standby: recover on the primary, or after its promotion")
 	}
 	var was offsets.Outbox
 	if stored != nil {
 		was = stored.Outbox
 	}
+	another := was.Table != 0 && was.Table != conn.Outbox(offsets.Outbox{}).Table
+	var refused *offsets.RefusedError
+	switch _, err = offsets.Resume(stored, server); {
+	case errors.As(err, &refused):
+		return fmt.Sprintf("%v: %s", refused.Reason, refused.Detail), another, nil
+	case err != nil:
+		return "", false, err
+	}
 	var gone *replication.Unpublished
 	if err = conn.Verify(ctx, was, server.Slot); errors.As(err, &gone) {
-		return gone.Error(), nil
+		return gone.Error(), another || was.Table == 0, nil
 	}
-	return "", err
+	return "", false, err
 }
 
 // count compares without a slot.
@@ -164,6 +169,7 @@ func (o *Options) count(ctx context.Context, conn *replication.Conn, result *Res
 
 func (r *Result) take(found *reconcile.Result) {
 	r.Rows, r.Undelivered, r.InDoubt = found.Rows, found.Mismatches[reconcile.Missing], found.NotComparable["in_doubt"]
+	r.Different = found.Mismatches[reconcile.Different]
 }
 
 func (o *Options) recover(ctx context.Context, conn *replication.Conn, result *Result) (err error) {
