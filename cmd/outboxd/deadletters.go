@@ -50,6 +50,8 @@ func deadLettersCommand(load loader) *cobra.Command {
 	p.StringSliceVar(&f.ids, "id", nil, "select by the event's `ID`")
 	p.Var(&f.since, "since", "select what was set aside at that `TIME` or later: RFC 3339, or a duration before now such as 24h")
 	p.Var(&f.until, "until", "select what was set aside before that `TIME`")
+	p.BoolVar(&f.all, "all", false, "select all that are not resolved; retry and discard do nothing without a selection")
+	p.BoolVar(&f.dryRun, "dry-run", false, "of retry and discard: say what would be done, and change nothing")
 	p.BoolVar(&f.asJSON, "json", false, "print JSON")
 	cmd.AddCommand(&cobra.Command{
 		Use: "list", Short: "lists the events that are not resolved (the default)", Args: cobra.NoArgs, RunE: list,
@@ -98,8 +100,6 @@ func (f *letterFlags) resolveCommand(load loader, what string) *cobra.Command {
 			"longer listed. The dead letters themselves stay."
 		cmd.Example = "  outboxd dead-letters discard --id 13"
 	}
-	cmd.Flags().BoolVar(&f.all, "all", false, "select all that are not resolved")
-	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and change nothing")
 	return cmd
 }
 

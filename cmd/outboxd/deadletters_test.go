@@ -149,6 +149,12 @@ func TestDeadLettersJSON(t *testing.T) {
 	if row := one["row"].(map[string]any); row["payload"] != `{"n": 2}` || row["aggregateid"] != nil {
 		t.Errorf("%v", one)
 	}
+	for _, args := range [][]string{{"--all", "--json"}, {"list", "--all", "--dry-run", "--json"}} {
+		all = nil
+		if read(&all, 0, args...); len(all) != 3 {
+			t.Errorf("%v: %v", args, all)
+		}
+	}
 	all = nil
 	read(&all, 0, "--json", "--id", "99")
 	if all == nil || len(all) != 0 {
