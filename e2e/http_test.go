@@ -112,6 +112,10 @@ func TestHTTP(t *testing.T) {
 	if c.metric("outboxd_in_flight_events") != 5 || c.metric("outboxd_oldest_unacked_seconds") == 0 || c.metric(`outboxd_connected{side="kafka"}`) != 0 {
 		t.Errorf("in flight %v, oldest %v s, connected %v", c.metric("outboxd_in_flight_events"), c.metric("outboxd_oldest_unacked_seconds"), c.metric(`outboxd_connected{side="kafka"}`))
 	}
+	_, page := c.page("/status")
+	if want := `Kafka acknowledges nothing on topic \"` + s.topic + `.t0\" since `; !strings.Contains(page, want) {
+		t.Errorf("/status does not name the topic that is waited for: %s", page)
+	}
 	if err := kafka.Resume(0); err != nil {
 		t.Fatal(err)
 	}

@@ -444,6 +444,9 @@ func TestWaiting(t *testing.T) {
 	if k.InFlight() != 9 {
 		t.Errorf("%d events in flight, want 9", k.InFlight())
 	}
+	if topics := k.UnackedTopics(); len(topics) != 1 || topics[0] != testTopic {
+		t.Errorf("in flight on topics %q", topics)
+	}
 	for range 2 { // it grows while nothing is acknowledged
 		before := k.Waiting()
 		until(t, "it waits longer", func() bool { return k.Waiting() > before })
@@ -452,5 +455,8 @@ func TestWaiting(t *testing.T) {
 	s.delivered()
 	if k.Waiting() != 0 {
 		t.Errorf("waiting %s with nothing in flight", k.Waiting())
+	}
+	if topics := k.UnackedTopics(); topics != nil {
+		t.Errorf("in flight on topics %q", topics)
 	}
 }

@@ -271,6 +271,7 @@ func (k *Kafka) Send(d *Delivery) error {
 		k.progress.Store(time.Now().UnixNano())
 		k.spares.busy()
 	}
+	d.topic.unacked.Add(1)
 	if k.txn != nil {
 		k.txn.produce(k, d)
 		return nil
@@ -325,6 +326,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
 	k.spares.put(d)
 	memory.Release(charged)
+	t.unacked.Add(-1)
 	if k.inFlight.Add(-1) == 0 {
 		k.spares.rest()
 	}
@@ -336,9 +338,10 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 
 // discard gives up an event that is not delivered.
 func (k *Kafka) discard(d *Delivery) {
-	memory, charged := d.Memory, d.charged
+	memory, charged, t := d.Memory, d.charged, d.topic
 	k.spares.put(d)
 	memory.Release(charged)
+	t.unacked.Add(-1)
 	if k.inFlight.Add(-1) == 0 {
 		k.spares.rest()
 	}
@@ -366,6 +369,20 @@ func (k *Kafka) Waiting() time.Duration {
 		return 0
 	}
 	return time.Since(time.Unix(0, k.progress.Load()))
+}
+
+// UnackedTopics returns the topics of what is in flight, by name. It looks at every topic
+// that was sent to.
+func (k *Kafka) UnackedTopics() (names []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, t := range k.topics {
+		if t.unacked.Load() > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Close gives up what is still in flight. After it nothing more is answered, and nothing

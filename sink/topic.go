@@ -25,6 +25,8 @@ type topic struct {
 	known    chan struct{}
 	answered atomic.Bool // known is closed
 	open     atomic.Bool // records go straight to the client
+	// unacked is how many of its events were sent and not yet answered.
+	unacked atomic.Int64
 	// clientLimit is the batch limit that the client is told when it asks, which it
 	// does once, after it has got the first record; given is what it was told, 0
 	// before.

@@ -110,7 +110,7 @@ func factsOf(r *status.Report, now time.Time) (f walheld.Facts) {
 		f.Waits = r.Reason
 	}
 	if r.HeldBy == walheld.CauseKafka {
-		f.Unacked = now.Add(-time.Duration(r.OldestUnacked * float64(time.Second)))
+		f.Unacked, f.Topics = now.Add(-time.Duration(r.OldestUnacked*float64(time.Second))), r.UnackedTopics
 	}
 	return f
 }
@@ -127,7 +127,7 @@ func lookAtSlot(ctx context.Context, cfg *config.Config, r *status.Report, known
 		return err
 	}
 	f := state.Health.Held
-	f.Waits, f.Unacked, f.Busy, f.Rewind, f.Stored = known.Waits, known.Unacked, known.Busy, known.Rewind, known.Stored
+	f.Waits, f.Unacked, f.Topics, f.Busy, f.Rewind, f.Stored = known.Waits, known.Unacked, known.Topics, known.Busy, known.Rewind, known.Stored
 	if r.SlotExists = &state.Exists; state.Exists {
 		r.AddSlot(status.Slot(state.Health))
 	}

@@ -8,8 +8,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"outboxd/internal/status"
+	"outboxd/internal/walheld"
 )
 
 // While PostgreSQL does not answer, the process still tells what it knows; what
@@ -45,6 +47,17 @@ func TestStatusWithoutPostgreSQL(t *testing.T) {
 	// It needs no Kafka, but it does need a DSN.
 	if o := outboxd(t, "status", "--config", write(t, "http: {listen: ''}\n")); o.code != exitUsage || !strings.Contains(o.stderr, "postgres.dsn") || strings.Contains(o.stderr, "kafka") {
 		t.Errorf("without a DSN: %+v", o)
+	}
+}
+
+// The command's sentence names the topics that the process waits for.
+func TestStatusNamesTopics(t *testing.T) {
+	ready := false
+	r := status.Report{Ready: &ready, Reason: "no broker answers", HeldBy: walheld.CauseKafka, Process: &status.Process{OldestUnacked: 7, UnackedTopics: []string{"orders"}}}
+	f := factsOf(&r, time.Unix(1_700_000_007, 0))
+	f.Active = true
+	if got, want := walheld.Why(f).Text, `Kafka acknowledges nothing on topic "orders" since 2023-11-14 22:13:20 UTC: no broker answers`; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

@@ -58,6 +58,7 @@ func (p *Connector) backfill(ctx context.Context) error {
 		ReceivedLSN:    func() pglogrepl.LSN { return snapshot.LSN },
 		Confirmed:      func() pglogrepl.LSN { return 0 },
 		OldestUnacked:  p.sink.Waiting,
+		UnackedTopics:  p.sink.UnackedTopics,
 		Alive:          time.Now, // what can be stuck is the server, or Kafka
 	})
 	p.o.Status.Backfill(reader.Expected(), b.published)

@@ -95,6 +95,7 @@ func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl
 		ReceivedLSN:    stream.Received,
 		Confirmed:      func() pglogrepl.LSN { return s.tracker.Confirmed().LSN() },
 		OldestUnacked:  p.sink.Waiting,
+		UnackedTopics:  p.sink.UnackedTopics,
 		Alive:          stream.Alive,
 		Busy:           stream.Busy,
 	})

@@ -51,6 +51,7 @@ func (s *Status) Why() walheld.Reason {
 	var unacked time.Duration
 	if g := s.gauges.Load(); g != nil {
 		f.Stored, unacked = g.Confirmed(), g.OldestUnacked()
+		f.Topics = g.waitingFor(unacked)
 		if g.Busy != nil {
 			f.Busy = g.Busy()
 		}
@@ -65,6 +66,19 @@ func (s *Status) Why() walheld.Reason {
 		}
 	}
 	return walheld.Why(f)
+}
+
+// unackedShown is how many topics are named at most.
+const unackedShown = 100
+
+// waitingFor returns the topics on which Kafka acknowledges nothing, if it has not for a
+// while.
+func (g *Gauges) waitingFor(unacked time.Duration) []string {
+	if g.UnackedTopics == nil || unacked < time.Second {
+		return nil
+	}
+	names := g.UnackedTopics()
+	return names[:min(len(names), unackedShown)]
 }
 
 // WhyChanged returns Why, and whether it is to be logged: it is another than was logged

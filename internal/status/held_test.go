@@ -31,6 +31,7 @@ func TestWhyWALIsHeld(t *testing.T) {
 	batch := &walheld.Transaction{PID: "4711", Application: "batch", Since: time.Unix(1_700_000_000, 0), Open: time.Hour}
 	waiting := *someGauges
 	waiting.OldestUnacked = func() time.Duration { return time.Minute }
+	waiting.UnackedTopics = func() []string { return []string{"orders", "payments"} }
 	waiting.Busy = func() string { return "PostgreSQL decodes a large transaction" }
 	idle := *someGauges
 	idle.OldestUnacked = func() time.Duration { return 0 }
@@ -44,6 +45,7 @@ func TestWhyWALIsHeld(t *testing.T) {
 		{"nothing", func(*Status) {}, heldSlot(10, 10, nil), walheld.CauseNothing, walheld.Nothing},
 		{"transaction", func(*Status) {}, heldSlot(100*mib, 10, batch), walheld.CauseTransaction, "by pid 4711 (application batch)"},
 		{"Kafka", func(s *Status) { s.Streaming(&waiting); s.Kafka(errors.New(`topic "orders" does not exist`)) }, heldSlot(10, 10*mib, batch), walheld.CauseKafka, `topic "orders" does not exist`},
+		{"Kafka, on topics", func(s *Status) { s.Streaming(&waiting); s.Kafka(errors.New("no broker answers")) }, heldSlot(10, 10*mib, batch), walheld.CauseKafka, `Kafka acknowledges nothing on topic "orders" and 1 more since `},
 		{"Kafka, with nothing in flight", func(s *Status) { s.Streaming(&idle); s.Kafka(errors.New("no broker answers")) }, heldSlot(10, 10*mib, nil), walheld.CauseWaits, "outboxd waits: no broker answers"},
 		{"registry", func(s *Status) {
 			s.Streaming(&waiting)

@@ -18,6 +18,8 @@ type Gauges struct {
 	// OldestUnacked is how long Kafka has acknowledged nothing although
 	// something is in flight.
 	OldestUnacked func() time.Duration
+	// UnackedTopics are the topics of what is in flight; nil: not known.
+	UnackedTopics func() []string
 	// Alive is when the goroutine that does the work was last seen at it.
 	Alive func() time.Time
 	// Busy says what the server does that sends nothing, "" when it sends; nil: it is

@@ -50,6 +50,8 @@ type Process struct {
 	InFlightEvents int64   `json:"in_flight_events"`
 	InFlightBytes  int64   `json:"in_flight_bytes"`
 	OldestUnacked  float64 `json:"oldest_unacked_seconds"`
+	// UnackedTopics are the topics of what is in flight, once that has lasted a second.
+	UnackedTopics []string `json:"unacked_topics,omitempty"`
 	// SlotAge is how long ago the slot was looked at.
 	SlotAge *float64 `json:"slot_seen_seconds_ago,omitempty"`
 	// What the operator should know of the server, in words.
@@ -120,7 +122,8 @@ func (s *Status) Report() Report {
 		p.ConfirmedLSN = g.Confirmed().String()
 		p.InFlightEvents = g.InFlightEvents()
 		p.InFlightBytes = g.InFlightBytes()
-		p.OldestUnacked = g.OldestUnacked().Seconds()
+		unacked := g.OldestUnacked()
+		p.OldestUnacked, p.UnackedTopics = unacked.Seconds(), g.waitingFor(unacked)
 		if g.Busy != nil {
 			p.WaitsFor = g.Busy()
 		}

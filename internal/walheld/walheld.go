@@ -37,6 +37,8 @@ type Facts struct {
 	// when Kafka acknowledges nothing although something is in flight.
 	Waits   string
 	Unacked time.Time
+	// Topics are those of what is in flight.
+	Topics []string
 	// Busy is what the server does instead of sending, as outboxd says: a sentence.
 	Busy string
 	// StandbySlot is a physical slot of synchronized_standby_slots that the server
@@ -158,7 +160,7 @@ func (f Facts) ours(after int64) Reason {
 		return Reason{CauseUnattended, "", "nobody streams from the slot" + since(f.Inactive) + "; start `outboxd run` (if it stopped by itself, its last line says why), or, if no event waits for it any more, drop the slot: SELECT pg_drop_replication_slot('" +
 			strings.ReplaceAll(f.Slot, "'", "''") + "')"}
 	case f.Waits != "" && !f.Unacked.IsZero():
-		return Reason{CauseKafka, f.Waits, "Kafka acknowledges nothing" + since(f.Unacked) + ": " + f.Waits}
+		return Reason{CauseKafka, f.Waits, "Kafka acknowledges nothing" + on(f.Topics) + since(f.Unacked) + ": " + f.Waits}
 	case f.Waits != "":
 		return Reason{CauseWaits, f.Waits, "outboxd waits: " + f.Waits}
 	case f.StandbySlot != "":
@@ -197,6 +199,18 @@ func (f Facts) transaction(before int64) Reason {
 		return Reason{CausePrepared, t.Prepared, fmt.Sprintf("the prepared transaction %s%s%s has not ended; end it: COMMIT PREPARED or ROLLBACK PREPARED %s", quoted, since(t.Since), who, quoted)}
 	}
 	return Reason{CauseTransaction, t.PID, fmt.Sprintf("a transaction is open%s by pid %s%s; end it: SELECT pg_terminate_backend(%s)", since(t.Since), t.PID, who, t.PID)}
+}
+
+// on names topics in a sentence, "" where there are none.
+func on(topics []string) string {
+	switch n := len(topics); n {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf(" on topic %q", topics[0])
+	default:
+		return fmt.Sprintf(" on topic %q and %d more", topics[0], n-1)
+	}
 }
 
 // since is a moment in a sentence, "" where it is not known.
