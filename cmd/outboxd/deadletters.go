@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -20,7 +19,7 @@ import (
 // letterFlags are the flags of dead-letters and the commands below it.
 type letterFlags struct {
 	kinds, topics, types, aggregateIDs, ids []string
-	since, until                            momentFlag
+	since, until                            timeFlag
 	all, dryRun, asJSON                     bool
 }
 
@@ -48,7 +47,7 @@ func deadLettersCommand(load loader) *cobra.Command {
 	p.StringSliceVar(&f.types, "type", nil, "select by the event's `TYPE`")
 	p.StringSliceVar(&f.aggregateIDs, "aggregate-id", nil, "select by the event's aggregate `ID`")
 	p.StringSliceVar(&f.ids, "id", nil, "select by the event's `ID`")
-	p.Var(&f.since, "since", "select what was set aside at that `TIME` or later: RFC 3339, or a duration before now such as 24h")
+	p.Var(&f.since, "since", "select what was set aside at that `TIME` or later: RFC 3339, a date, or a duration before now such as 24h")
 	p.Var(&f.until, "until", "select what was set aside before that `TIME`")
 	p.BoolVar(&f.all, "all", false, "select all that are not resolved; retry and discard do nothing without a selection")
 	p.BoolVar(&f.dryRun, "dry-run", false, "of retry and discard: say what would be done, and change nothing")
@@ -104,12 +103,12 @@ func (f *letterFlags) resolveCommand(load loader, what string) *cobra.Command {
 }
 
 func (f *letterFlags) selects() bool {
-	return f.all || f.kinds != nil || f.topics != nil || f.types != nil || f.aggregateIDs != nil || f.ids != nil || !f.since.IsZero() || !f.until.IsZero()
+	return f.all || f.kinds != nil || f.topics != nil || f.types != nil || f.aggregateIDs != nil || f.ids != nil || !f.since.t.IsZero() || !f.until.t.IsZero()
 }
 
 // selection is what the flags and positions select.
 func (f *letterFlags) selection(args []string) (deadletter.Selection, error) {
-	s := deadletter.Selection{Kinds: f.kinds, Topics: f.topics, Types: f.types, AggregateIDs: f.aggregateIDs, IDs: f.ids, Since: f.since.Time, Until: f.until.Time}
+	s := deadletter.Selection{Kinds: f.kinds, Topics: f.topics, Types: f.types, AggregateIDs: f.aggregateIDs, IDs: f.ids, Since: f.since.t, Until: f.until.t}
 	for _, kind := range f.kinds {
 		if !isKind(kind) {
 			return s, fmt.Errorf("--kind %q is none of %s", kind, strings.Join(kindNames(), ", "))
@@ -167,33 +166,6 @@ func deadLetterTopic(cfg *config.Config, log zerolog.Logger) (*deadletter.Topic,
 	kafka := sinkOptions(cfg, log)
 	return deadletter.Open(deadletter.TopicOptions{Topic: cfg.Errors.DeadLetterTopic, Slot: cfg.Postgres.Slot, Log: log, Client: kafka.Connection()})
 }
-
-// momentFlag is a flag that holds a time.
-type momentFlag struct{ time.Time }
-
-func (f *momentFlag) String() string {
-	if f.IsZero() {
-		return ""
-	}
-	return f.Format(time.RFC3339)
-}
-
-// Set takes RFC 3339, or a duration before now.
-func (f *momentFlag) Set(text string) error {
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		f.Time = t
-		return nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return fmt.Errorf("%q is neither a time such as 2026-11-28T12:00:00Z nor a duration such as 24h", text)
-	}
-	f.Time = time.Now().Add(-d)
-	return nil
-}
-
-// Type is what --help calls the value.
-func (f *momentFlag) Type() string { return "TIME" }
 
 // positionFlag is a flag that holds a position as records carry it.
 type positionFlag struct{ at decoder.Position }

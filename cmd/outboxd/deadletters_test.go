@@ -149,7 +149,7 @@ func TestDeadLettersJSON(t *testing.T) {
 	if row := one["row"].(map[string]any); row["payload"] != `{"n": 2}` || row["aggregateid"] != nil {
 		t.Errorf("%v", one)
 	}
-	for _, args := range [][]string{{"--all", "--json"}, {"list", "--all", "--dry-run", "--json"}} {
+	for _, args := range [][]string{{"--all", "--json"}, {"list", "--all", "--dry-run", "--json"}, {"--since", "2026-01-01", "--json"}} {
 		all = nil
 		if read(&all, 0, args...); len(all) != 3 {
 			t.Errorf("%v: %v", args, all)
