@@ -61,6 +61,9 @@ type Options struct {
 	// goroutine, before its receipt is told. With transactions it is called by
 	// Commit.
 	OnAck func(topic string, committed, acked time.Time)
+	// Trace, if set, is asked for each acknowledged event, by the same goroutine, and keeps
+	// nothing of the record. What it returns, if anything, is called where OnAck is.
+	Trace func(r *record.Record, partition int32, offset int64) (end func(acked time.Time))
 	// Learned is shared by the sinks of one run; nil: the sink has its own.
 	Learned *Learned
 	// Client adds options of the Kafka client; tests use it.
@@ -79,6 +82,7 @@ type Kafka struct {
 	create CreateTopics
 	log    zerolog.Logger
 	onAck  func(topic string, committed, acked time.Time)
+	trace  func(*record.Record, int32, int64) func(time.Time)
 	finish func(*kgo.Record, error) // k.finished, bound once
 
 	spares  spares
@@ -128,6 +132,7 @@ func New(o Options) (*Kafka, error) {
 		create: o.CreateTopics,
 		log:    o.Log,
 		onAck:  o.OnAck,
+		trace:  o.Trace,
 		topics: make(map[string]*topic),
 
 		learned: o.Learned,
@@ -323,6 +328,9 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	case k.onAck != nil:
 		k.onAck(d.Topic, d.CommittedAt, now)
 	}
+	if k.trace != nil {
+		k.traced(d, r, now)
+	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
 	k.spares.put(d)
 	memory.Release(charged)
@@ -334,6 +342,18 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		k.room(t, size, true)
 	}
 	receipt.Acknowledge()
+}
+
+// traced ends the span of an acknowledged event, or keeps it for the commit.
+func (k *Kafka) traced(d *Delivery, r *kgo.Record, now time.Time) {
+	end := k.trace(&d.Record, r.Partition, r.Offset)
+	switch {
+	case end == nil:
+	case k.txn != nil:
+		k.txn.spans = append(k.txn.spans, end)
+	default:
+		end(now)
+	}
 }
 
 // discard gives up an event that is not delivered.

@@ -54,6 +54,8 @@ type transaction struct {
 	since atomic.Int64
 	// acked belongs to the client's goroutine, and after Flush to its caller.
 	acked []ackedEvent
+	// spans are to be ended by the commit; like acked.
+	spans []func(acked time.Time)
 }
 
 type ackedEvent struct {
@@ -241,6 +243,11 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 		}
 	}
 	k.txn.acked = k.txn.acked[:0]
+	for _, end := range k.txn.spans {
+		end(now)
+	}
+	clear(k.txn.spans)
+	k.txn.spans = k.txn.spans[:0]
 	if err := k.begin(ctx); err != nil {
 		k.cancel(&FailedError{Err: err}) // the one before is committed
 	}
