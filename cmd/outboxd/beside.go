@@ -17,18 +17,22 @@ import (
 	"outboxd/internal/finding"
 	"outboxd/internal/status"
 	"outboxd/internal/systemd"
+	"outboxd/internal/trace"
 	"outboxd/internal/walheld"
 	"outboxd/sink"
 )
 
 // beside is what runs beside the connector and touches nothing of it: the check of the
-// start, the lag of consumer groups, the service manager, the level of the log.
+// start, the lag of consumer groups, spans, the service manager, the level of the log.
 type beside struct {
 	cfg  *config.Config
 	file string // the configuration file that the process was started with
 	// reload reads the configuration again.
 	reload func() (*config.Config, error)
 	kafka  sink.Options
+	// tracer is nil without monitor.trace.endpoint. hurry ends with the second signal.
+	tracer *trace.Tracer
+	hurry  context.Context
 	st     *status.Status
 	log    zerolog.Logger
 }
@@ -53,6 +57,9 @@ func (b *beside) start(stopping context.Context) (stop func(), err error) {
 	}
 	if len(b.cfg.Monitor.ConsumerGroups) > 0 {
 		all.Go(func() { watchGroups(ctx, b.cfg, b.kafka, b.st, b.log) })
+	}
+	if b.tracer != nil {
+		all.Go(func() { b.tracer.Run(ended, b.hurry) })
 	}
 	all.Go(func() { b.check(ctx) })
 	hangups := make(chan os.Signal, 1)

@@ -10,6 +10,7 @@ import (
 	"outboxd/internal/config"
 	"outboxd/internal/consumerlag"
 	"outboxd/internal/status"
+	"outboxd/internal/trace"
 	"outboxd/sink"
 )
 
@@ -55,4 +56,19 @@ func watchGroups(ctx context.Context, cfg *config.Config, kafka sink.Options, st
 	if err := watcher.Run(ctx); err != nil {
 		log.Error().Err(err).Msg("the lag of consumer groups is not watched")
 	}
+}
+
+// traceRecords lets the sink make spans, and returns who sends them; nil: nobody wants them.
+func traceRecords(cfg *config.Config, kafka *sink.Options, st *status.Status, log zerolog.Logger) *trace.Tracer {
+	endpoint := cfg.Monitor.Trace.Endpoint
+	if endpoint.IsEmpty() {
+		return nil
+	}
+	t := trace.New(trace.Options{
+		Endpoint: endpoint.Reveal(), Version: version, Slot: cfg.Postgres.Slot, ClientID: cfg.Kafka.ClientID,
+		InValue: cfg.Value.Format == "cloudevents", Log: log,
+	})
+	kafka.Trace = t.Sent
+	st.UseTraces(t.Counts)
+	return t
 }

@@ -88,6 +88,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, file string, reload 
 		return err
 	}
 	start(&o)
+	tracer := traceRecords(cfg, &o.Sink, st, log)
 	if cfg.Errors.Poison == "dead_letter" || only != (decoder.Position{}) {
 		topic, err := deadLetterTopic(cfg, log)
 		if err != nil {
@@ -122,7 +123,7 @@ func stream(ctx, hurry context.Context, cfg *config.Config, file string, reload 
 			}
 		}()
 	}
-	stop, err := (&beside{cfg: cfg, file: file, reload: reload, kafka: o.Sink, st: st, log: log}).start(ctx)
+	stop, err := (&beside{cfg: cfg, file: file, reload: reload, kafka: o.Sink, tracer: tracer, hurry: hurry, st: st, log: log}).start(ctx)
 	if err != nil {
 		return err
 	}

@@ -75,6 +75,7 @@ var rooms = map[string]room{
 	"internal/debezium":    {nil, "it turns one file into another; what comes out is read like any configuration"},
 	"internal/status":      {[]string{"internal/walheld"}, "the stages report to status; it never reaches back"},
 	"internal/consumerlag": {[]string{"internal/remedy"}, "it watches other programs' groups; how its results are shown is others' matter"},
+	"internal/trace":       {[]string{"internal/event", "internal/record"}, "it knows records; who delivers them, and when they count, is others' matter"},
 	"internal/systemd":     {nil, "it says what it is told to"},
 	"internal/walheld":     {nil, "it is a sentence made of facts; who knows them is others' matter"},
 	"internal/mask":        {nil, "it knows payloads, and neither events nor formats"},
@@ -92,7 +93,7 @@ var rooms = map[string]room{
 	"cmd/outboxd": {[]string{"decoder", "router", "sink", "offsets", "internal/positions", "internal/replication", "internal/connector", "internal/config", "internal/debezium",
 		"internal/status", "internal/check", "internal/walheld", "internal/rawconn", "internal/record", "internal/template", "internal/mask", "internal/format", "internal/format/json",
 		"internal/format/cloudevents", "internal/format/avro", "internal/format/debezium", "internal/retention", "internal/consumerlag", "internal/remedy", "internal/deadletter", "internal/poison", "internal/systemd",
-		"internal/finding", "internal/table", "internal/reconcile", "internal/republish", "internal/recovery"},
+		"internal/finding", "internal/table", "internal/reconcile", "internal/republish", "internal/recovery", "internal/trace"},
 		"the program has no use for the tests' servers"},
 }
 

@@ -30,6 +30,7 @@ var checks = map[string]func(string) string{
 	"listen":             checkListen,
 	"registry":           checkRegistry,
 	"message prefix":     checkMessagePrefix,
+	"otlp":               checkOTLP,
 	"regex":              checkRegex,
 	"replication factor": checkReplicationFactor,
 	"rewind":             checkRewind,
@@ -253,15 +254,24 @@ func checkReplicationFactor(text string) string {
 }
 
 func checkRegistry(text string) string {
+	return checkURL(text, "https://registry:8081", "give them in value.avro.username and value.avro.password")
+}
+
+func checkOTLP(text string) string {
+	return checkURL(text, "http://localhost:4318", "let a collector beside outboxd add them")
+}
+
+// checkURL is for the URL of a server. credentials says what to do with those.
+func checkURL(text, example, credentials string) string {
 	if text == "" {
 		return ""
 	}
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port(), 1):
-		return "is not a URL such as https://registry:8081"
+		return "is not a URL such as " + example
 	case u.User != nil:
-		return "has credentials; give them in value.avro.username and value.avro.password"
+		return "has credentials; " + credentials
 	case u.RawQuery != "" || u.Fragment != "":
 		return "has more than a host and a path"
 	}

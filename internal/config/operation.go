@@ -112,14 +112,17 @@ type Monitor struct {
 	// ConsumerGroups are those whose lag on the topics published to is shown, as a
 	// metric and on the page. The right to Describe them is needed. Defaults to none.
 	ConsumerGroups []string `yaml:"consumer_groups" check:"group"`
-	// Trace sends traces.
-	Trace Trace `yaml:"trace" unbuilt:"*"`
+	// Trace sends a span for each event that is part of a sampled trace.
+	Trace Trace `yaml:"trace"`
 }
 
-// Trace sends traces.
+// Trace sends a span for each event that is part of a sampled trace: its record has a W3C
+// traceparent with the sampled flag.
 type Trace struct {
-	// Endpoint takes OTLP over HTTP; "" turns it off. Defaults to none.
-	Endpoint string `yaml:"endpoint"`
+	// Endpoint is the URL of a collector that takes OTLP over HTTP, such as
+	// http://localhost:4318; /v1/traces is appended to it. It has no credentials; one
+	// that has them by mistake is not shown. "" turns it off. Defaults to none.
+	Endpoint Secret `yaml:"endpoint" check:"otlp"`
 }
 
 // HTTP serves the status page, metrics and health checks.

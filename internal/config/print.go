@@ -180,7 +180,7 @@ func (p *printer) secret(path string, s Secret) (text, note string) {
 		return "", ""
 	case path == "postgres.dsn":
 		return publicDSN(s.Reveal())
-	case path == "value.avro.registry":
+	case path == "value.avro.registry" || path == "monitor.trace.endpoint":
 		// Checked: it has no credentials, but a path that may be one.
 		if u, err := url.Parse(s.Reveal()); err == nil {
 			if bare := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String(); strings.Trim(u.Path, "/") == "" {

@@ -98,7 +98,7 @@ log: {level: "${LEVEL}"}
 			t.Errorf("not there: %s", want)
 		}
 	}
-	for _, unbuilt := range []string{"scale:", "trace:"} {
+	for _, unbuilt := range []string{"scale:"} {
 		if strings.Contains(printed, unbuilt) {
 			t.Errorf("%s is not built, but printed", unbuilt)
 		}
@@ -183,7 +183,8 @@ func TestPrintShowsNoSecret(t *testing.T) {
 			"postgres://app:1/" + hush + "@db/shop", "postgres://app:x?" + hush + "@db/shop", "host=db password='a \\' sslcert=" + hush + "'",
 			"postgres://app:" + hush + "%40a@db1,db2/shop", "user=a host=db search_path=" + hush, "postgres://app:1,x/" + hush + "@db/shop",
 		},
-		"value.avro.registry": {"https://r/" + hush, "https://r:1/a/" + hush + "/"},
+		"value.avro.registry":    {"https://r/" + hush, "https://r:1/a/" + hush + "/"},
+		"monitor.trace.endpoint": {"https://o/" + hush},
 	}
 	n := 0
 	for k := range schema().leaves() {

@@ -145,9 +145,14 @@ func TestProblems(t *testing.T) {
 				"outboxd.yaml:3: outbox.headers.d: duplicate key",
 			}},
 
+		{name: "no endpoint", text: "monitor: {trace: {endpoint: 'localhost:4318'}}",
+			want: []string{"outboxd.yaml:3: monitor.trace.endpoint: the value is not a URL such as http://localhost:4318"}},
+		{name: "an endpoint's credentials", text: "monitor: {trace: {endpoint: 'https://u:p@o'}}",
+			want: []string{"outboxd.yaml:3: monitor.trace.endpoint: the value has credentials; let a collector beside outboxd add them"}},
+		{name: "an endpoint's query", text: "monitor: {trace: {endpoint: 'https://o?key=k'}}",
+			want: []string{"outboxd.yaml:3: monitor.trace.endpoint: the value has more than a host and a path"}},
+
 		// What is not built.
-		{name: "key not built", text: "monitor: {trace: {endpoint: x}}",
-			want: []string{`outboxd.yaml:3: monitor.trace.endpoint: x is not built yet; this version has ""`}},
 		{name: "retention without a table", text: "retention: {mode: delete}\noutbox: {table: '', message_prefix: m}",
 			want: []string{"outboxd.yaml:3: retention.mode: must be off: outbox.table is empty"}},
 		{name: "archive without a table", text: "retention: {mode: archive}",

@@ -94,6 +94,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 
 		"retention.archive_table": "a.b",
 		"monitor.consumer_groups": "g",
+		"monitor.trace.endpoint":  "http://o",
 		"kafka.brokers":           "b:1",
 
 		"value.avro.registry": "https://elsewhere",

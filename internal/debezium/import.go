@@ -226,7 +226,7 @@ func (im *importer) rest() {
 			im.names[name], _, _ = strings.Cut(im.spelling(name), ".with.salt.") // behind it is a secret
 			im.refuse(name, "cannot be honoured: no column's text is changed")
 		case strings.HasPrefix(name, im.router+"tracing."):
-			im.refuse(name, "cannot be honoured: outboxd makes no spans; a column with the W3C trace context can be a header (outbox.columns.traceparent)")
+			im.refuse(name, "cannot be honoured: its column has a Java properties text; a column with a W3C traceparent is made a header by outbox.columns.traceparent, and spans by monitor.trace.endpoint")
 		default:
 			im.refuse(name, "unknown option")
 		}

@@ -22,6 +22,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	s.UseOutbox(func() Outbox { return Outbox{} })
 	s.Build("1", "2", "3")
 	s.WatchLag()
+	s.UseTraces(func() (sent, dropped int64) { return 0, 0 })
 	described := make(chan *prometheus.Desc)
 	go func() {
 		defer close(described)
