@@ -96,7 +96,11 @@ func (t *Tracer) collect(ctx context.Context) (batch []*span, last bool) {
 
 // deliver sends a batch. It reports whether the collector has taken it.
 func (t *Tracer) deliver(ctx, sending context.Context, batch []*span) bool {
-	body, err := t.encode(batch)
+	var body []byte
+	err := errStop
+	if sending.Err() == nil {
+		body, err = t.encode(batch)
+	}
 	for pause := minPause; err == nil; pause = min(2*pause, maxPause) {
 		stopping := ctx.Err() != nil // this is the last attempt
 		var rejected int64
@@ -143,6 +147,8 @@ func (t *Tracer) works() {
 	t.failed = nil
 }
 
+var errStop = errors.New("the stop does not wait longer")
+
 // retryError is a failure after which the same batch may be sent again.
 type retryError struct {
 	err   error
@@ -175,7 +181,7 @@ func (t *Tracer) post(ctx context.Context, body []byte) (rejected int64, err err
 		case errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("no answer within %s", t.o.Timeout)
 		case errors.Is(err, context.Canceled):
-			err = errors.New("the stop does not wait longer")
+			err = errStop
 		}
 		return 0, &retryError{err: err}
 	}
