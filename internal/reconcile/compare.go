@@ -233,6 +233,7 @@ func (c *comparison) repetition(first, e *entry) {
 func (c *comparison) judge(g *group, b *bounds) (missing bool) {
 	row := g.rows[0]
 	least, most := g.expected()
+	c.result.Rows -= int64(most - least)
 	live := g.live()
 	c.result.NotComparable["replayed"] += int64(len(g.records) - len(live))
 	if len(g.records) > 0 {

@@ -365,6 +365,21 @@ func TestWhatIsNoMismatch(t *testing.T) {
 	}
 }
 
+// A row that was seen in the table and in its archive, since it was moved in between, is
+// one row.
+func TestRowArchivedWhileItIsRead(t *testing.T) {
+	w := newWorld(t, 1)
+	w.insert(1, 500)
+	w.publish(1, 500)
+	for _, moved := range w.table.rows[:20] {
+		moved.archived = true
+		w.table.rows = append(w.table.rows, moved)
+	}
+	if r := w.expect(none()); r.Rows != 500 || r.Matched != 500 {
+		t.Errorf("%d rows, %d with their record, want 500", r.Rows, r.Matched)
+	}
+}
+
 // Repetitions of a crash: everything from a position on comes once more, in order, and
 // then goes on. They are no duplicates of at-least-once delivery, and are of another.
 func TestRepetitions(t *testing.T) {

@@ -54,7 +54,8 @@ var notComparable = []struct{ kind, text string }{
 type Result struct {
 	// Verdict is agree or differ.
 	Verdict string `json:"verdict"`
-	// Rows and Records are how many were read.
+	// Rows and Records are how many were read. A row that was archived meanwhile, and
+	// seen in both tables, is one.
 	Rows    int64 `json:"rows"`
 	Records int64 `json:"records"`
 	// Matched are rows that have their record.
