@@ -1,6 +1,6 @@
 # make demo   a PostgreSQL with an outbox, a writer, outboxd and a broker; events as they arrive
 # make test   everything: lint, unit, race, e2e against real servers, docker/ and docs/
-# make soak   the long scenarios
+# make soak SOAK=10m   traffic, faults and rotations mixed, then the long scenarios
 # make simulate SEEDS=n SEED=s   the connector in a simulated world, see docs/simulation.md
 # make fuzz   every fuzz target there is, each for FUZZTIME
 # make bench  measures, beside a bare reader; make bench-debezium, beside Debezium
@@ -62,8 +62,13 @@ simulate-plants:
 e2e:
 	$(GO) -C e2e test -count=1 -timeout 45m -parallel 4 ./...
 
+# First everything at once, with both guarantees side by side, for as long as SOAK says:
+# what happens is chosen by SEED, 0: other faults each time. Then the long form of the
+# scenarios.
+SOAK ?= 1h
 soak:
-	$(GO) -C e2e test -count=1 -timeout 3h . -soak
+	$(GO) -C e2e test -count=1 -v -timeout 0 -parallel 2 . -run '^TestSoak$$' -soak -soak-for $(SOAK) -soak-seed $(SEED)
+	$(GO) -C e2e test -count=1 -timeout 3h . -skip '^TestSoak$$' -soak
 
 # Left alone, go test spends up to a minute on making the first interesting input
 # smaller, in which a target runs a few times.

@@ -36,6 +36,9 @@ type scenario struct {
 	// repositioned allows an event to come again under a later position: a
 	// backfill that begins anew numbers its rows anew.
 	repositioned bool
+	// digests keeps of the values that are read what digest makes of them, and no
+	// headers: for more events than fit into memory otherwise.
+	digests bool
 }
 
 var scenarios atomic.Int64
