@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,8 +14,9 @@ import (
 )
 
 // What a process may grow by between the early and the late part of its life. Each part
-// is a third of it, after a tenth to warm up, and counts by its least sample: faults and
-// traffic raise a sample for a while, a leak raises all of them.
+// is a third of it, after a tenth to warm up, and counts by its lower quartile: a
+// comparison raises samples for a while, and has 256 files, a server that is down lowers
+// some, a leak raises all of them.
 const (
 	growGoroutines = 10
 	growFiles      = 10
@@ -153,15 +155,25 @@ func growth(life []usage) (early, late usage, ok bool) {
 	if n < shortestLife {
 		return early, late, false
 	}
-	return least(life[n/10 : n/10+n/3]), least(life[n-n/3:]), true
+	return quartile(life[n/10 : n/10+n/3]), quartile(life[n-n/3:]), true
 }
 
-func least(samples []usage) usage {
-	u := samples[0]
-	for _, s := range samples {
-		u = usage{min(u.goroutines, s.goroutines), min(u.files, s.files), min(u.heap, s.heap), min(u.rss, s.rss)}
+// quartile is the lower quartile of each number.
+func quartile(samples []usage) usage {
+	of := func(number func(usage) float64) float64 {
+		var all []float64
+		for _, u := range samples {
+			all = append(all, number(u))
+		}
+		slices.Sort(all)
+		return all[len(all)/4]
 	}
-	return u
+	return usage{
+		goroutines: of(func(u usage) float64 { return u.goroutines }),
+		files:      of(func(u usage) float64 { return u.files }),
+		heap:       of(func(u usage) float64 { return u.heap }),
+		rss:        of(func(u usage) float64 { return u.rss }),
+	}
 }
 
 // grown says what has grown beyond its bound, "" if nothing has.
