@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
+func FuzzTraceparent(f *testing.F) {
 	f.Add([]byte("00-" + traceID + "-" + spanID + "-01"))
 	f.Add([]byte("fe-" + traceID + "-" + spanID + "-01-more"))
 	f.Fuzz(func(t *testing.T, b []byte) {
