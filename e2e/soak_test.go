@@ -521,6 +521,7 @@ func (r *soakRun) progress() {
 
 // verdict is a table with a column for each run.
 func verdict(runs []*soakRun) string {
+	runs = slices.DeleteFunc(runs, func(r *soakRun) bool { return r.t == nil }) // -run left it out
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
 	line := func(name string, of func(r *soakRun) any) {
