@@ -9,8 +9,9 @@ import (
 )
 
 var (
-	block       = regexp.MustCompile("(?ms)^ *```([a-z#]+)\n(.*?)^ *```$")
-	sampleOf    = map[string]string{"$topic": "'t'", "$partition": "0", "$position": "'0000000001507C60-00000001'", "$id": "'1'"}
+	block = regexp.MustCompile("(?ms)^ *```([a-z#]+)\n(.*?)^ *```$")
+	// What a page leaves to the reader. No other region is there to connect to.
+	sampleOf    = map[string]string{"copy_data = false)": "copy_data = false, connect = false)", "$topic": "'t'", "$partition": "0", "$position": "'0000000001507C60-00000001'", "$id": "'1'"}
 	placeholder = regexp.MustCompile(`\?|%s`)
 	inCode      = regexp.MustCompile(`"((?:INSERT|UPDATE|DELETE|SELECT) (?:[^"\\]|\\")*)"`)
 )

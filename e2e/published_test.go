@@ -308,6 +308,17 @@ func TestOutboxStays(t *testing.T) {
 				s.events(n-4, n)
 				s.waitConfirmed(30 * time.Second)
 			}
+			// The slot's own memory of the catalog follows by records that a server writes
+			// every 15 s, and at each checkpoint; without another store the next start
+			// knows nothing else of when the table came into the publication.
+			waitFor(t, 60*time.Second, func() (string, bool) {
+				s.execIn("postgres", "CHECKPOINT")
+				n++
+				s.events(n, n)
+				s.waitConfirmed(30 * time.Second)
+				behind := s.value("SELECT count(*)::text FROM pg_publication_rel r, pg_replication_slots s WHERE slot_name = '" + s.slotName + "' AND r.xmin::text::bigint >= s.catalog_xmin::text::bigint")
+				return behind + " entries of publications are newer than the slot remembers", behind == "0"
+			})
 			c.stop()
 			s.exec("ALTER TABLE outbox ADD COLUMN more int")
 			s.exec("VACUUM FULL p0")
