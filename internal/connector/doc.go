@@ -19,7 +19,11 @@
 // Data moves one way, on one goroutine, and nothing on that way waits for Kafka: the
 // stream itself waits when too many bytes are unacknowledged, and keeps the server
 // informed meanwhile. Where an event cannot be judged without an answer of the brokers
-// or the registry, the sink waits, and PostgreSQL is served meanwhile.
+// or the registry, the sink waits, and PostgreSQL is served meanwhile. There is one
+// exception: with exactly_once, after a refusal, while the records of a topic go one by
+// one, the flow waits at the gate until a transaction has ended. That is some dozens of
+// round trips; where Kafka stalls in them, the server may end the stream, and the next
+// session resumes.
 //
 // # Sessions
 //
@@ -41,8 +45,9 @@
 // confirmed position; with exactly_once that is what is committed. A fault of the
 // store ends the session as one of PostgreSQL does. A panic, an outbox that is not
 // published any more, and whatever else permanent names, ends the run after that. A run that is
-// told to stop while it has no session confirms what was published before over new
-// connections (finish). The rule for the exit code is in stop.go.
+// told to stop while it has no session reads a transaction that was published in part to
+// its end, and confirms what was published, over new connections (finish). The rule for
+// the exit code is in stop.go.
 //
 // # Goroutines
 //
@@ -64,7 +69,8 @@
 //	backfill: failure, progress,  nothing                           the sink's failure; 5 s; 5 s
 //	  Snapshot.Watch
 //	replay: interrupter           nothing                           the end of the context, the sink's failure
-//	sink: alive, askAll, await    the topics that are asked about   a tenth of the pause limit; a new topic; Send
+//	sink: alive, askAll, await,   the topics that are asked about   a tenth of the pause limit; a new topic; Send;
+//	  awaitTurn                                                     1 ms
 //	Kafka client (its own)        acknowledgements: Memory.Release, the brokers' answers
 //	                              Transaction.Acknowledge
 //	stream: the question          nothing                           20 s of silence
