@@ -12,9 +12,9 @@ import (
 )
 
 // instructionBudgets are the machine instructions that a step on an event's way may
-// cost, as callgrind counts them on amd64: about a tenth more than it does. Times
-// say nothing on a shared machine; instructions hardly vary. Raise a budget only
-// for something that is worth it to every event.
+// cost, as callgrind counts them on amd64: a few hundredths to a tenth more than it
+// does. Times say nothing on a shared machine; instructions hardly vary. Raise a
+// budget only for something that is worth it to every event.
 var instructionBudgets = []struct {
 	pkg, benchmark string
 	most           int
@@ -46,13 +46,20 @@ func TestInstructions(t *testing.T) {
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			// What starting up costs is in both, and varies by some 400,000.
-			const n = 20_000
-			got := (instructions(t, binary, b.benchmark, 2*n) - instructions(t, binary, b.benchmark, n)) / n
-			t.Logf("%d instructions", got)
-			if got > b.most {
-				t.Errorf("%d instructions, the budget is %d", got, b.most)
+			// What starting up costs is in both runs. It varies, by two million where the
+			// machine is so busy that the runtime's monitor wakes up often: so the steps
+			// cost many times that, and what is over the budget is counted again. What
+			// the code itself costs is over it each time.
+			n := 100_000_000 / b.most
+			var got int
+			for range 3 {
+				got = (instructions(t, binary, b.benchmark, 2*n) - instructions(t, binary, b.benchmark, n)) / n
+				t.Logf("%d instructions", got)
+				if got <= b.most {
+					return
+				}
 			}
+			t.Errorf("%d instructions, the budget is %d", got, b.most)
 		})
 	}
 }
