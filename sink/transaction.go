@@ -40,6 +40,7 @@ var (
 // That everything is acknowledged is the condition of the commit; that it counts
 // is decided by the commit alone, together with the position that it carries.
 type transaction struct {
+	name    string // the transactional id
 	timeout time.Duration
 	id      int64 // of the producer
 	epoch   int16
@@ -48,6 +49,10 @@ type transaction struct {
 	sealed  bool
 	queue   []*Delivery // sent since the transaction was sealed
 	begun   chan struct{}
+
+	// roundTrip is the shortest time in which the coordinator has ended a transaction,
+	// 0 at first.
+	roundTrip time.Duration
 
 	// since is the time of its first event in Unix nanoseconds, 0 while there is
 	// none; the client's goroutine reads it too.
@@ -65,7 +70,7 @@ type ackedEvent struct {
 
 // transactional makes k transactional, and returns its client's options.
 func (k *Kafka) transactional(o Options) []kgo.Opt {
-	k.txn = &transaction{begun: make(chan struct{}, 1), timeout: o.TransactionTimeout}
+	k.txn = &transaction{name: o.TransactionalID, begun: make(chan struct{}, 1), timeout: o.TransactionTimeout}
 	if k.txn.timeout == 0 {
 		k.txn.timeout = TransactionTimeout
 	}
@@ -192,7 +197,7 @@ func (k *Kafka) whole() error {
 }
 
 // Commit puts one more record, if any, into the sealed and flushed transaction and ends
-// it; after that another is open. An error makes the sink fail, since only the
+// it; after that another is open, and the coordinator can take it. An error makes the sink fail, since only the
 // next one can learn whether the transaction is committed; but that of the
 // context, whose end is the sink's too.
 func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
@@ -226,6 +231,7 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err == nil && (id != k.txn.id || epoch != k.txn.epoch) {
 		err = errProducerChanged
 	}
+	asked := time.Now()
 	if err == nil {
 		err = k.client.EndTransaction(ctx, kgo.TryCommit)
 	}
@@ -236,6 +242,9 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 		return k.broken(fmt.Errorf("commit transaction: %w", err))
 	}
 	now := time.Now()
+	if took := now.Sub(asked); r != nil && (k.txn.roundTrip == 0 || took < k.txn.roundTrip) {
+		k.txn.roundTrip = took // otherwise the client may have had nothing to ask for
+	}
 	k.progress.Store(now.UnixNano())
 	for _, e := range k.txn.acked {
 		if k.onAck != nil {
@@ -251,6 +260,7 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err := k.begin(ctx); err != nil {
 		k.cancel(&FailedError{Err: err}) // the one before is committed
 	}
+	k.completed(ctx)
 	return nil
 }
 

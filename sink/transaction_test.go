@@ -241,3 +241,108 @@ func TestFewWaitOneByOne(t *testing.T) {
 		}
 	}
 }
+
+// What is sent after a commit waits until the coordinator has completed it: sooner, the
+// brokers would keep it back for longer than that takes.
+func TestCommitIsComplete(t *testing.T) {
+	c := transactionBroker(t)
+	s := &sender{t: t, k: transactionalSink(t, c)}
+	s.send(testTopic, "k", "0")
+	var asked, early atomic.Int32
+	const incomplete = 3 // so many answers say that it is not
+	c.ControlKey(int16(kmsg.DescribeTransactions), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if asked.Add(1) > incomplete {
+			return nil, nil, false
+		}
+		answer := r.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+		state := kmsg.NewDescribeTransactionsResponseTransactionState()
+		state.TransactionalID, state.State = "outboxd-test", "PrepareCommit"
+		answer.TransactionStates = append(answer.TransactionStates, state)
+		return answer, nil, true
+	})
+	s.settled()
+	c.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			if asked.Load() <= incomplete {
+				early.Add(1)
+			}
+			return nil, nil, false
+		})
+		return nil, nil, false
+	})
+	s.k.Seal()
+	s.send(testTopic, "k", "1")
+	if err := commitWith(t, s.k, "0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := commitWith(t, s.k, "1"); err != nil {
+		t.Fatal(err)
+	}
+	s.delivered()
+	if early.Load() != 0 {
+		t.Error("the next transaction began before the coordinator could take it")
+	}
+}
+
+// A coordinator that is far away is not asked: what is sent to it takes longer than it does.
+func TestFarCoordinatorIsNotAsked(t *testing.T) {
+	c := transactionBroker(t)
+	asked := watched(c, kmsg.DescribeTransactions)
+	c.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		c.SleepControl(func() { time.Sleep(farAway) })
+		return nil, nil, false
+	})
+	s := &sender{t: t, k: transactionalSink(t, c)}
+	for _, value := range []string{"0", "1"} {
+		s.send(testTopic, "k", value)
+		if err := commitWith(t, s.k, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.delivered()
+	if n := asked.Load(); n != 0 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+// A coordinator that cannot be asked is not waited for, nor one that does not complete
+// the transaction.
+func TestCommitIsNotKnownToBeComplete(t *testing.T) {
+	for name, answer := range map[string]func(*kmsg.DescribeTransactionsResponse){
+		"no answer": func(r *kmsg.DescribeTransactionsResponse) {},
+		"no right": func(r *kmsg.DescribeTransactionsResponse) {
+			state := kmsg.NewDescribeTransactionsResponseTransactionState()
+			state.TransactionalID, state.ErrorCode = "outboxd-test", kerr.TransactionalIDAuthorizationFailed.Code
+			r.TransactionStates = append(r.TransactionStates, state)
+		},
+		"a partition without a leader": func(r *kmsg.DescribeTransactionsResponse) {
+			state := kmsg.NewDescribeTransactionsResponseTransactionState()
+			state.TransactionalID, state.State = "outboxd-test", "PrepareCommit"
+			r.TransactionStates = append(r.TransactionStates, state)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := transactionBroker(t)
+			s := &sender{t: t, k: transactionalSink(t, c)}
+			c.ControlKey(int16(kmsg.DescribeTransactions), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				filled := r.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+				answer(filled)
+				return filled, nil, true
+			})
+			for _, value := range []string{"0", "1"} {
+				s.send(testTopic, "k", value)
+				if err := commitWith(t, s.k, value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.delivered()
+			if got := fmt.Sprint(seen(t, c, testTopic)); got != "[0 1]" {
+				t.Errorf("committed: %s", got)
+			}
+		})
+	}
+}
