@@ -269,6 +269,35 @@ func TestExactlyOnceRun(t *testing.T) {
 	})
 }
 
+func TestTransactionIsDue(t *testing.T) {
+	const ms = time.Millisecond
+	for name, test := range map[string]struct {
+		age, since, took time.Duration
+		n                int
+		inFlight         int64
+		want             time.Duration
+	}{
+		"an event after a long time":                 {0, time.Hour, 4 * ms, 1, 1, gatherEvery},
+		"it is acknowledged":                         {1 * ms, time.Hour, 4 * ms, 1, 0, 0},
+		"it is not, but little is in flight":         {minPause, time.Hour, 4 * ms, 1, 1, 0},
+		"rows of one transaction":                    {1 * ms, time.Hour, 4 * ms, 100, 100, gatherEvery},
+		"right after a commit":                       {0, 0, 4 * ms, 1, 1, 4 * ms},
+		"right after a quick commit":                 {0, 0, 0, 1, 1, minPause},
+		"right after a slow commit":                  {0, 0, time.Second, 1, 1, maxPause},
+		"a while after it":                           {3 * ms, 3 * ms, 4 * ms, 3, 1, 1 * ms},
+		"as long as it took after it":                {4 * ms, 4 * ms, 4 * ms, 4, 1, 0},
+		"the same, and much is in flight":            {4 * ms, 4 * ms, 4 * ms, 40, commitFew + 1, gatherEvery},
+		"five times as long":                         {20 * ms, 20 * ms, 4 * ms, 400, commitFew + 1, 0},
+		"much is in flight, and a commit takes long": {commitAge - 1, commitAge, time.Second, 400, commitFew + 1, gatherEvery},
+		"as old as it may be":                        {commitAge, commitAge, time.Second, 400, 1000, 0},
+		"as large as it may be":                      {1 * ms, 1 * ms, 4 * ms, commitEvents, 1000, 0},
+	} {
+		if got := due(test.age, test.since, test.took, test.n, test.inFlight); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
+
 // While a transaction ends, others send for the next one, unless records go one by one:
 // what came meanwhile would make that last longer than its time-out.
 func TestSendingWhileATransactionEnds(t *testing.T) {

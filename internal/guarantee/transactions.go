@@ -10,14 +10,19 @@ import (
 )
 
 // When a transaction is ended. Longer ones cost less, and their events are seen
-// later.
+// later. What to end one takes is the time from the end of what it holds, which is waited
+// for, to when the next can begin.
 const (
 	// After a commit there is a pause as long as it took, within these: at most half of
-	// the time is spent on commits. It is what events wait for at small loads; at large
-	// ones something is always in flight, and a transaction lasts for commitAge.
+	// the time is spent on commits. It is what events wait for at small loads.
 	minPause, maxPause = 2 * time.Millisecond, 20 * time.Millisecond
-	// commitAge bounds the age of a transaction when there is always more to
-	// send. One is ended earlier when all that was sent is acknowledged.
+	// commitFew is how many events may be in flight when a transaction is ended: they are
+	// acknowledged about as soon as the request that ends it could be sent. With more,
+	// waiting for them leaves the brokers idle, and the pause is commitBusy times what
+	// the last commit took.
+	commitFew  = 8
+	commitBusy = 5
+	// commitAge bounds the age of a transaction.
 	commitAge = 150 * time.Millisecond
 	// commitEvents bounds its size.
 	commitEvents = 50_000
@@ -63,7 +68,7 @@ func (t *transactions) Run(ctx context.Context) error {
 			continue
 		case <-idle.C:
 		case <-t.e.sink.Begun():
-			if !t.gather(ctx, last.Add(min(max(took, minPause), maxPause))) {
+			if !t.gather(ctx, last, took) {
 				continue
 			}
 		}
@@ -76,25 +81,42 @@ func (t *transactions) Run(ctx context.Context) error {
 	}
 }
 
-// gather waits until the transaction that has begun is to be ended, not before a time
-// unless it is large or old. It returns false when there is none any more, or when ctx
-// ends.
-func (t *transactions) gather(ctx context.Context, notBefore time.Time) bool {
+// gather waits until the transaction that has begun is due. It returns false when there is
+// none any more, or when ctx ends. The last commit ended at a time, and took so long.
+func (t *transactions) gather(ctx context.Context, last time.Time, took time.Duration) bool {
 	for {
 		t.gate.Lock()
 		age, n := t.e.sink.Age()
 		t.gate.Unlock()
-		pause := time.Until(notBefore)
-		quiet := t.e.sink.InFlight() == 0 && pause <= 0
-		if n == 0 || quiet || age >= commitAge || n >= commitEvents {
-			return n > 0
+		if n == 0 {
+			return false
+		}
+		wait := due(age, time.Since(last), took, n, t.e.sink.InFlight())
+		if wait <= 0 {
+			return true
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-time.After(max(gatherEvery, pause)):
+		case <-time.After(wait):
 		}
 	}
+}
+
+// due returns after how long to look again at a transaction of n events, the first of which
+// was sent age ago, when the last commit, which took so long, ended since ago; 0: it is to be
+// ended.
+func due(age, since, took time.Duration, n int, inFlight int64) time.Duration {
+	pause := min(max(took, minPause), maxPause)
+	switch {
+	case age >= commitAge, n >= commitEvents:
+	case since < pause:
+		return pause - since
+	case inFlight > commitFew && age < commitBusy*took,
+		inFlight > 0 && age < minPause: // what comes at once, such as the rows of one transaction, is ended together
+		return gatherEvery
+	}
+	return 0
 }
 
 // end ends the transaction and opens the next. Reading goes on meanwhile; what it
