@@ -24,7 +24,9 @@ const (
 type spread struct {
 	p50, p99, max time.Duration
 	cpu           time.Duration // of the contestant, a minute
+	broker        time.Duration // CPU time of the broker, a minute
 	rate          float64       // events a second that were really written
+	others        float64       // records a second that are not events
 }
 
 func (s spread) line() string {
@@ -122,7 +124,11 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 	// Several writers at a high rate: one session commits some thousands a
 	// second at most.
 	writers := max(1, rate/rowsPerTx/5000)
-	before, started := running.CPU(), time.Now()
+	recordsBefore, err := b.records(ctx, t.topic)
+	if err != nil {
+		return res, err
+	}
+	brokerBefore, before, started := b.brokerCPU(), running.CPU(), time.Now()
 	var work sync.WaitGroup
 	failed := make(chan error, writers)
 	for range writers {
@@ -143,6 +149,7 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 	}
 	took := time.Since(started)
 	res.cpu = time.Duration(float64(running.CPU()-before) / took.Seconds() * 60)
+	res.broker = time.Duration(float64(b.brokerCPU()-brokerBefore) / took.Seconds() * 60)
 	var written int64
 	if err := conn.QueryRow(ctx, "SELECT count(*) FROM outbox").Scan(&written); err != nil {
 		return res, err
@@ -150,6 +157,11 @@ func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx in
 	for deadline := time.Now().Add(time.Minute); arrived.Load() < written && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 	}
+	records, err := b.records(ctx, t.topic)
+	if err != nil {
+		return res, err
+	}
+	res.others = float64(records-recordsBefore-arrived.Load()) / took.Seconds()
 	if err := running.Stop(); err != nil {
 		return res, err
 	}
