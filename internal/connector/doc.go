@@ -19,11 +19,9 @@
 // Data moves one way, on one goroutine, and nothing on that way waits for Kafka: the
 // stream itself waits when too many bytes are unacknowledged, and keeps the server
 // informed meanwhile. Where an event cannot be judged without an answer of the brokers
-// or the registry, the sink waits, and PostgreSQL is served meanwhile. There is one
-// exception: with exactly_once, after a refusal, while the records of a topic go one by
-// one, the flow waits at the gate until a transaction has ended. That is some dozens of
-// round trips; where Kafka stalls in them, the server may end the stream, and the next
-// session resumes.
+// or the registry, the sink waits, and PostgreSQL is served meanwhile; so it is where, with
+// exactly_once, the flow waits at the gate for a transaction to end (after a refusal,
+// while the records of a topic go one by one).
 //
 // # Sessions
 //

@@ -128,7 +128,10 @@ func (p *Connector) newSession(stream Stream) (*session, error) {
 	})
 	s.source = &walSource{stream: stream, waiting: p.limits.acks}
 	p.refused.Forget(p.known.LSN)
-	o.Source, o.Tracker, o.Gate, o.Skip, o.Refused = s.source, s.tracker, s.keeper.Gate(), p.published, p.refused
+	o.Source, o.Tracker, o.Skip, o.Refused = s.source, s.tracker, p.published, p.refused
+	if gate := s.keeper.Gate(); gate != nil {
+		o.Gate, o.Wait = gate, s.source.wait
+	}
 	s.flow = flow.New(o)
 	s.source.flow = s.flow
 	p.observer.At(stream.Addr())

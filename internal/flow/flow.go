@@ -14,7 +14,6 @@ package flow
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/jackc/pglogrepl"
 
@@ -90,6 +89,16 @@ type Poisoned struct {
 // the event, and again when the record was too large. An error ends the session.
 type Poison func(e Poisoned, d *sink.Delivery) (handled bool, err error)
 
+// Gate is a lock that somebody else may hold for long.
+type Gate interface {
+	// Ask locks it and returns nil; or a channel that is closed when it is the caller's
+	// turn, who then holds the lock.
+	Ask() (turn <-chan struct{})
+	// Withdraw gives up a turn, whether it has come or not.
+	Withdraw(turn <-chan struct{})
+	Unlock()
+}
+
 // Options are the neighbours of a flow.
 type Options struct {
 	Source  Source
@@ -98,8 +107,11 @@ type Options struct {
 	Format  Format
 	Sink    Sink
 	Tracker *offsets.Tracker
-	// Gate is held while a message is handled; nil: nobody else wants it.
-	Gate sync.Locker
+	// Gate is held while a message is handled; nil: nobody else wants it. Wait is how the
+	// flow waits for it, until its turn is closed: it may serve the source meanwhile, and
+	// an error of it ends the flow before the message.
+	Gate Gate
+	Wait func(turn <-chan struct{}) error
 	// Skip is the last event that needs nothing more: a transaction read in part is sent
 	// again from its beginning.
 	Skip decoder.Position
@@ -172,7 +184,12 @@ func (f *Flow) Run() error {
 // handle takes one pgoutput message through the stages.
 func (f *Flow) handle(data []byte) error {
 	if f.o.Gate != nil {
-		f.o.Gate.Lock()
+		if turn := f.o.Gate.Ask(); turn != nil {
+			if err := f.o.Wait(turn); err != nil {
+				f.o.Gate.Withdraw(turn)
+				return err
+			}
+		}
 		defer f.o.Gate.Unlock()
 	}
 	f.data = data

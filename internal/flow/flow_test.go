@@ -337,11 +337,25 @@ func TestRefusalsForget(t *testing.T) {
 	}
 }
 
-// locked counts how often it was locked, and whether it is.
-type locked struct{ times, held int }
+// locked counts how often it was asked for, given up, and whether it is held. Another one
+// may have it when the flow asks.
+type locked struct {
+	taken                  bool
+	turn                   chan struct{}
+	times, held, withdrawn int
+}
 
-func (l *locked) Lock()   { l.times++; l.held++ }
-func (l *locked) Unlock() { l.held-- }
+func (l *locked) Ask() <-chan struct{} {
+	l.times++
+	if l.taken {
+		l.turn = make(chan struct{})
+		return l.turn
+	}
+	l.held++
+	return nil
+}
+func (l *locked) Withdraw(<-chan struct{}) { l.withdrawn++ }
+func (l *locked) Unlock()                  { l.held-- }
 
 // Each message is handled with the gate held, which is open again after an error and
 // after a panic.
@@ -361,6 +375,32 @@ func TestGate(t *testing.T) {
 	}()
 	if gate.held != 0 {
 		t.Error("the gate is still held after a panic")
+	}
+}
+
+// A gate that another one holds is waited for as Options says; what ends the waiting ends
+// the flow, before the message.
+func TestGateIsWaitedFor(t *testing.T) {
+	gate, waits := &locked{taken: true}, 0
+	w := newWorld(transaction(0x110, 0x140, "a")...)
+	w.o.Gate = gate
+	gone := errors.New("the server has gone")
+	w.o.Wait = func(turn <-chan struct{}) error {
+		if turn != gate.turn {
+			t.Error("it waits for something else")
+		}
+		if waits++; waits == 4 { // for the commit
+			return gone
+		}
+		gate.held++ // it is our turn
+		return nil
+	}
+	f := New(w.o)
+	if err := f.Run(); !errors.Is(err, gone) || gate.held != 0 || gate.withdrawn != 1 {
+		t.Errorf("%v: held %d, given up %d times", err, gate.held, gate.withdrawn)
+	}
+	if !f.Begun() || f.Reading() != 0x110 {
+		t.Errorf("begun %t, reading %s", f.Begun(), f.Reading())
 	}
 }
 

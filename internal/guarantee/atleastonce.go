@@ -3,7 +3,6 @@ package guarantee
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"outboxd/offsets"
@@ -46,7 +45,7 @@ func (a *AtLeastOnce) Begin(s Session) Keeper                      { return &int
 // interval stores the newest position every so often.
 type interval struct{ s Session }
 
-func (i *interval) Gate() sync.Locker { return nil }
+func (i *interval) Gate() *Gate { return nil }
 
 func (i *interval) Run(ctx context.Context) error {
 	tick := time.NewTicker(i.s.Every)

@@ -15,7 +15,6 @@ package guarantee
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -77,7 +76,7 @@ type Session struct {
 // Keeper stores the positions of one session.
 type Keeper interface {
 	// Gate is held by whoever sends, nil where nobody has to.
-	Gate() sync.Locker
+	Gate() *Gate
 	// Run stores positions until ctx ends (nil), or an error that ends the session.
 	Run(ctx context.Context) error
 	// Final stores what is confirmed at the end of a session, after Run has ended and

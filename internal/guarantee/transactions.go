@@ -3,7 +3,6 @@ package guarantee
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"outboxd/offsets"
@@ -42,10 +41,10 @@ type transactions struct {
 	e *ExactlyOnce
 	// gate is held by whoever sends or commits: a transaction is closed between two
 	// events.
-	gate gate
+	gate Gate
 }
 
-func (t *transactions) Gate() sync.Locker { return &t.gate }
+func (t *transactions) Gate() *Gate { return &t.gate }
 
 // Run ends transactions when they are due, and lets positions be confirmed every so
 // often.
