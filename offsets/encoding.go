@@ -16,8 +16,8 @@ var ErrUnusable = errors.New("the store cannot be used")
 // encoded is a position as stores keep it, for later versions and for an
 // operator's eyes.
 type encoded struct {
-	// Version is 1, and absent in what earlier versions wrote. A later one is
-	// refused: it may say what this program does not know.
+	// Version is absent in what the first versions wrote. One that is later than this
+	// program's is refused: it may say what this program does not know.
 	Version   int    `json:"version,omitempty"`
 	SystemID  string `json:"system_id"`
 	Timeline  int32  `json:"timeline"`
@@ -27,6 +27,7 @@ type encoded struct {
 	Number    uint32 `json:"number,omitempty"`
 	Past      []mark `json:"past,omitempty"`
 	Outbox    *seen  `json:"outbox,omitempty"`
+	Backfill  bool   `json:"backfill,omitempty"`
 }
 
 type seen struct {
@@ -41,11 +42,16 @@ type mark struct {
 	At  int64  `json:"at"` // Unix milliseconds
 }
 
-const encodingVersion = 1
+// encodingVersion is the latest. What an earlier one can say is written in it, so that
+// an earlier program reads it: only the mark of a backfill is of version 2.
+const (
+	encodingVersion = 2
+	firstVersion    = 1
+)
 
 // Encode returns the position as JSON.
 func (p Position) Encode() []byte {
-	e := encoded{Version: encodingVersion, SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
+	e := encoded{Version: firstVersion, SystemID: p.SystemID, Timeline: p.Timeline, Slot: p.Slot, LSN: p.LSN.String()}
 	if p.Inside != (Event{}) {
 		e.CommitLSN, e.Number = p.Inside.CommitLSN.String(), p.Inside.Number
 	}
@@ -54,6 +60,9 @@ func (p Position) Encode() []byte {
 	}
 	if o := p.Outbox; o != (Outbox{}) {
 		e.Outbox = &seen{o.Table, o.Publication, o.Entry, o.Seen.String()}
+	}
+	if p.Backfill {
+		e.Version, e.Backfill = encodingVersion, true
 	}
 	data, err := json.Marshal(e)
 	if err != nil {
@@ -72,7 +81,7 @@ func Decode(data []byte) (Position, error) {
 	if e.Version < 0 || e.Version > encodingVersion {
 		return Position{}, fmt.Errorf("a position of version %d, which this outboxd does not know; use the version that wrote it, or a later one", e.Version)
 	}
-	p := Position{SystemID: e.SystemID, Timeline: e.Timeline, Slot: e.Slot}
+	p := Position{SystemID: e.SystemID, Timeline: e.Timeline, Slot: e.Slot, Backfill: e.Backfill}
 	lsn, ok := parseLSN(e.LSN)
 	ok = ok && e.SystemID != "" && e.Slot != "" && e.Timeline > 0
 	p.LSN = lsn

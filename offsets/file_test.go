@@ -95,6 +95,19 @@ func TestPositionWithPast(t *testing.T) {
 	}
 }
 
+// The mark of a backfill is refused by programs that would take it for a position.
+func TestPositionOfABackfill(t *testing.T) {
+	p := somePosition
+	p.Backfill = true
+	data := p.Encode()
+	if want := `{"version":2,"system_id":"7301234567890123456","timeline":2,"slot":"outboxd","lsn":"1/507C6000","backfill":true}`; string(data) != want {
+		t.Errorf("encoded as\n%s, want\n%s", data, want)
+	}
+	if got, err := Decode(data); got != p || err != nil {
+		t.Errorf("decoded %+v, %v; want %+v", got, err, p)
+	}
+}
+
 // A crash before the rename leaves the old position, and beside it a file of any
 // content; neither the next load nor the next save minds it.
 func TestFileStoreSurvivesACrash(t *testing.T) {

@@ -113,7 +113,7 @@ func TestFileStoreRemovesLeftovers(t *testing.T) {
 
 // After a downgrade a position that says more than is known is not taken for less.
 func TestPositionOfALaterVersion(t *testing.T) {
-	for version, ok := range map[string]bool{``: true, `"version":1,`: true, `"version":2,`: false, `"version":-1,`: false} {
+	for version, ok := range map[string]bool{``: true, `"version":1,`: true, `"version":2,`: true, `"version":3,`: false, `"version":-1,`: false} {
 		_, err := Decode([]byte(`{` + version + `"system_id":"7301","timeline":1,"slot":"outboxd","lsn":"0/100"}`))
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", version, err)

@@ -24,6 +24,9 @@ type Position struct {
 	Past Past
 	// Outbox is what was published when the position was stored.
 	Outbox Outbox
+	// Backfill says that a backfill was begun at LSN, and that nothing of it is
+	// committed: it is done when a position without this is stored. Nothing resumes here.
+	Backfill bool
 }
 
 // Outbox identifies what was published: a table of the same name is another one, and
@@ -102,6 +105,7 @@ var (
 	ErrForeignSlot     = errors.New("the stored position is of another slot")
 	ErrForeignTimeline = errors.New("the stored position is on a history that this server does not have")
 	ErrServerBehind    = errors.New("the server's WAL ends before the stored position")
+	ErrBackfill        = errors.New("a backfill was begun and is not done")
 )
 
 // ErrReplaying is no refusal: the server is a standby that has not come as far as the
@@ -137,6 +141,11 @@ func Resume(stored *Position, server Server) (pglogrepl.LSN, error) {
 		if err := sameHistory(*stored, server); err != nil {
 			return 0, err
 		}
+	}
+	if stored != nil && stored.Backfill {
+		return 0, &RefusedError{ErrBackfill,
+			fmt.Sprintf("slot %q was to begin at %s, and nothing of the rows before it is committed", server.SlotName, stored.LSN),
+			"start with outbox.backfill: existing, which publishes them all; `outboxd run --accept-gap` skips them"}
 	}
 	slot := server.Slot
 	if slot == nil {

@@ -57,6 +57,13 @@ func TestResume(t *testing.T) {
 			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored}
 		}), start: lsnStored},
 
+		{name: "a backfill was begun", stored: stored(func(p *Position) { p.Backfill = true }), server: server(nil),
+			refuse: ErrBackfill, says: []string{`"outboxd"`, "1/200", "outbox.backfill: existing", "--accept-gap"}},
+		{name: "a backfill was begun and left no slot", stored: stored(func(p *Position) { p.Backfill = true }), server: server(func(s *Server) { s.Slot = nil }),
+			refuse: ErrBackfill, says: []string{"outbox.backfill: existing"}},
+		{name: "a backfill was begun on another system", stored: stored(func(p *Position) { p.Backfill, p.SystemID = true, "1" }), server: server(nil),
+			refuse: ErrForeignSystem},
+
 		{name: "inside a transaction", stored: inside(lsnStored), server: server(nil), start: lsnStored},
 		{name: "inside a transaction, promoted behind its commit", stored: inside(lsnStored), server: server(func(s *Server) {
 			s.Timeline, s.Switches = 3, map[int32]pglogrepl.LSN{2: lsnStored + 8}

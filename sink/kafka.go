@@ -324,7 +324,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 	k.progress.Store(now.UnixNano())
 	switch {
 	case k.txn != nil:
-		k.txn.acked = append(k.txn.acked, ackedEvent{d.Topic, d.CommittedAt})
+		k.txn.note(d.Topic, d.CommittedAt)
 	case k.onAck != nil:
 		k.onAck(d.Topic, d.CommittedAt, now)
 	}
@@ -349,7 +349,7 @@ func (k *Kafka) traced(d *Delivery, r *kgo.Record, now time.Time) {
 	end := k.trace(&d.Record, r.Partition, r.Offset)
 	switch {
 	case end == nil:
-	case k.txn != nil:
+	case k.txn != nil && len(k.txn.spans) < mostSpans:
 		k.txn.spans = append(k.txn.spans, end)
 	default:
 		end(now)

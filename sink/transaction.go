@@ -59,13 +59,58 @@ type transaction struct {
 	since atomic.Int64
 	// acked belongs to the client's goroutine, and after Flush to its caller.
 	acked []ackedEvent
+	// joinAt is the length of acked at which equal entries are joined, if it is more
+	// than the constant.
+	joinAt int
 	// spans are to be ended by the commit; like acked.
 	spans []func(acked time.Time)
 }
 
+// ackedEvent stands for acknowledged events of one topic and one time of commit.
 type ackedEvent struct {
 	topic     string
 	committed time.Time
+	events    int
+}
+
+// What a transaction remembers of its events is bounded, however many a backfill puts
+// into it: the rows of a backfill have one time of commit, so that few entries are left
+// when equal ones are joined, and spans above the limit end with the acknowledgement.
+const (
+	joinAt    = 100_000 // twice what a keeper puts into a transaction
+	mostSpans = 100_000
+)
+
+// note keeps an acknowledged event for the commit.
+func (t *transaction) note(topic string, committed time.Time) {
+	if last := len(t.acked) - 1; last >= 0 && t.acked[last].topic == topic && t.acked[last].committed == committed {
+		t.acked[last].events++
+		return
+	}
+	if len(t.acked) >= max(joinAt, t.joinAt) {
+		t.join()
+	}
+	t.acked = append(t.acked, ackedEvent{topic, committed, 1})
+}
+
+// join makes one entry of equal ones.
+func (t *transaction) join() {
+	type kind struct {
+		topic     string
+		committed time.Time
+	}
+	at := make(map[kind]int)
+	joined := t.acked[:0]
+	for _, e := range t.acked {
+		i, ok := at[kind{e.topic, e.committed}]
+		if !ok {
+			at[kind{e.topic, e.committed}] = len(joined)
+			joined = append(joined, e)
+			continue
+		}
+		joined[i].events += e.events
+	}
+	t.acked, t.joinAt = joined, 2*len(joined)
 }
 
 // transactional makes k transactional, and returns its client's options.
@@ -247,11 +292,13 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	}
 	k.progress.Store(now.UnixNano())
 	for _, e := range k.txn.acked {
-		if k.onAck != nil {
-			k.onAck(e.topic, e.committed, now)
+		for range e.events {
+			if k.onAck != nil {
+				k.onAck(e.topic, e.committed, now)
+			}
 		}
 	}
-	k.txn.acked = k.txn.acked[:0]
+	k.txn.acked, k.txn.joinAt = k.txn.acked[:0], 0
 	for _, end := range k.txn.spans {
 		end(now)
 	}
@@ -261,6 +308,20 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 		k.cancel(&FailedError{Err: err}) // the one before is committed
 	}
 	k.completed(ctx)
+	return nil
+}
+
+// Abort ends the transaction so that nothing of it counts, and that readers of committed
+// records need not wait for its time-out. What is in flight is abandoned, and the sink
+// fails. An error means that the coordinator or the next producer has to do it.
+func (k *Kafka) Abort(ctx context.Context) error {
+	k.cancel(&FailedError{Err: errors.New("the transaction was aborted")})
+	if err := k.client.AbortBufferedRecords(ctx); err != nil {
+		return fmt.Errorf("abort transaction: %w", err)
+	}
+	if err := k.client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		return fmt.Errorf("abort transaction: %w", err)
+	}
 	return nil
 }
 

@@ -36,19 +36,20 @@ func connectorOptions(cfg *config.Config, st *status.Status, log zerolog.Logger)
 		return connector.Options{}, err
 	}
 	o := connector.Options{
-		Source:       sourceOptions(cfg, read, log),
-		Table:        decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
-		Rules:        rules,
-		Format:       form,
-		Sink:         kafka,
-		Rewind:       offsets.Rewind{Age: cfg.Delivery.Rewind.Age, Bytes: int64(cfg.Delivery.Rewind.Bytes)},
-		ConfirmEvery: cfg.Delivery.ConfirmInterval,
-		RetryMin:     cfg.Errors.Retry.Min,
-		RetryMax:     cfg.Errors.Retry.Max,
-		DrainTimeout: drainTimeout,
-		MemoryLimit:  eventShare(int64(cfg.Kafka.MaxBuffered)),
-		Log:          log,
-		Status:       st,
+		Source:          sourceOptions(cfg, read, log),
+		Table:           decoder.Table{Schema: cfg.Outbox.Table.Schema, Name: cfg.Outbox.Table.Name, Columns: read, MessagePrefix: cfg.Outbox.MessagePrefix},
+		Rules:           rules,
+		Format:          form,
+		Sink:            kafka,
+		Rewind:          offsets.Rewind{Age: cfg.Delivery.Rewind.Age, Bytes: int64(cfg.Delivery.Rewind.Bytes)},
+		BackfillTimeout: cfg.Outbox.BackfillTimeout,
+		ConfirmEvery:    cfg.Delivery.ConfirmInterval,
+		RetryMin:        cfg.Errors.Retry.Min,
+		RetryMax:        cfg.Errors.Retry.Max,
+		DrainTimeout:    drainTimeout,
+		MemoryLimit:     eventShare(int64(cfg.Kafka.MaxBuffered)),
+		Log:             log,
+		Status:          st,
 	}
 	o.Sink.Backlog = o.MemoryLimit / 4 // the rest is read, or on its way
 	tune(cfg, &o.Source, &o.Sink, st)

@@ -34,6 +34,7 @@ outbox.headers: {tenant: c}
 outbox.headers_column: c
 outbox.message_prefix: m
 outbox.backfill: existing
+outbox.backfill_timeout: 1h
 route.topic: t
 route.rules: [{type: "Order*", topic: orders}]
 route.key: none

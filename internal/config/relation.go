@@ -45,8 +45,6 @@ func (l *loader) checkSources() {
 		"must not be empty, unless outbox.message_prefix is given", "outbox.table", "outbox.message_prefix")
 	l.require(outbox.Backfill == "none" || table,
 		"existing needs a table, and outbox.table is empty", "outbox.backfill", "outbox.table")
-	l.require(outbox.Backfill == "none" || l.config.Delivery.Guarantee != "exactly_once",
-		"existing is not built yet with delivery.guarantee exactly_once", "outbox.backfill", "delivery.guarantee")
 	const anywhere = "goes by the rows of the table, which do not say where they were written; it needs postgres.origin: any"
 	l.require(outbox.Backfill == "none" || l.config.Postgres.Origin == "any", "existing "+anywhere, "outbox.backfill", "postgres.origin")
 	l.require(l.config.Reconcile.Every == 0 || l.config.Postgres.Origin == "any", anywhere, "reconcile.every", "postgres.origin")

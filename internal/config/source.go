@@ -1,5 +1,7 @@
 package config
 
+import "time"
+
 // Postgres is the database that is read, and the slot it is read through.
 type Postgres struct {
 	// DSN is the connection string: a URL or key=value pairs as libpq takes
@@ -54,6 +56,10 @@ type Outbox struct {
 	// Backfill is what happens to rows that were in the table before the slot was
 	// created: none, or existing to publish them once. Defaults to none.
 	Backfill string `yaml:"backfill" default:"none" enum:"none,existing"`
+	// BackfillTimeout is how long a backfill may take with exactly_once, where all of it is
+	// one Kafka transaction: Kafka aborts a longer one. The brokers' transaction.max.timeout.ms,
+	// 15 minutes unless it was changed, must allow it. Defaults to 15m.
+	BackfillTimeout time.Duration `yaml:"backfill_timeout" default:"15m" min:"10s" max:"7d"`
 }
 
 // Pairs is a mapping from names of the user's choice to columns, in the order of

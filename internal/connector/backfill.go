@@ -24,10 +24,18 @@ import (
 // that exists says that it is done. For what a crash leaves behind at each moment
 // see replication.Snapshot.
 //
-// It returns nil when it is done, and ErrUnclean when ctx has ended.
+// It returns nil when it is done, and when ctx has ended and nothing is published again
+// because of that; else ErrUnclean.
 func (p *Connector) backfill(ctx context.Context) error {
 	if !p.o.Source.Backfill || p.known != nil {
 		return nil
+	}
+	var once *backfillOnce
+	if p.guarantee.Transactional() {
+		once = &backfillOnce{p: p}
+		if due, err := once.due(ctx); !due || err != nil {
+			return err
+		}
 	}
 	conn, err := replication.Connect(ctx, p.o.Source)
 	if err != nil {
@@ -38,17 +46,33 @@ func (p *Connector) backfill(ctx context.Context) error {
 		return err
 	}
 	p.backend = conn.Backend()
+	if once != nil && once.marked {
+		conn.ReplaceSlot()
+	}
 	snapshot, err := conn.Snapshot(ctx)
-	if snapshot == nil || err != nil {
+	if err != nil {
 		return err
 	}
+	if snapshot == nil {
+		if once != nil {
+			return once.slotExists(ctx)
+		}
+		return nil
+	}
 	p.catalog, p.slotHoldTime = conn.Catalog(), conn.Keeps()
+	at := backfilledTo(conn, p.o.Source.Slot, snapshot.LSN)
+	if once != nil {
+		defer once.end()
+		if due, err := once.begin(ctx, at); !due || err != nil {
+			return err
+		}
+	}
 	reader, err := p.openSnapshot(ctx, snapshot)
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
-	b, err := p.newBackfillSession(reader)
+	b, err := p.newBackfillSession(reader, once)
 	if err != nil {
 		return err
 	}
@@ -68,18 +92,31 @@ func (p *Connector) backfill(ctx context.Context) error {
 		return err
 	}
 	if ctx.Err() != nil {
+		if once != nil {
+			return once.stopped(reader.Handed(), reader.Expected())
+		}
 		return fmt.Errorf("%w: stopped during the backfill, %d of %d rows were published; the next start publishes all of them", ErrUnclean, b.published(), reader.Expected())
 	}
 	if err := snapshot.MakeSlot(ctx); err != nil {
 		return err
 	}
+	if once != nil {
+		if err := once.commit(at); err != nil {
+			return err
+		}
+	}
 	p.o.Status.Backfilled()
 	p.log.Info().Int64("rows", reader.Expected()).Msg("backfill done")
-	// From here on a slot that vanishes is not replaced.
-	system, timeline := conn.System()
-	p.known = &offsets.Position{SystemID: system, Timeline: timeline, Slot: p.o.Source.Slot, LSN: snapshot.LSN, Outbox: conn.Outbox(offsets.Outbox{})}
-	p.known.Outbox.Seen = snapshot.LSN
+	p.known = &at // from here on a slot that vanishes is not replaced
 	return nil
+}
+
+// backfilledTo is the position of a backfill that is done.
+func backfilledTo(conn *replication.Conn, slot string, lsn pglogrepl.LSN) offsets.Position {
+	system, timeline := conn.System()
+	outbox := conn.Outbox(offsets.Outbox{})
+	outbox.Seen = lsn
+	return offsets.Position{SystemID: system, Timeline: timeline, Slot: slot, LSN: lsn, Outbox: outbox}
 }
 
 func (p *Connector) openSnapshot(ctx context.Context, snapshot *replication.Snapshot) (*backfill.Reader, error) {
@@ -107,20 +144,21 @@ func (p *Connector) openSnapshot(ctx context.Context, snapshot *replication.Snap
 // backfillSession publishes the rows of one snapshot.
 type backfillSession struct {
 	p       *Connector
+	once    *backfillOnce // nil: at least once
 	reader  *backfill.Reader
 	flow    *flow.Flow
 	sink    *sink.Kafka
 	tracker *offsets.Tracker
 }
 
-func (p *Connector) newBackfillSession(reader *backfill.Reader) (*backfillSession, error) {
+func (p *Connector) newBackfillSession(reader *backfill.Reader, once *backfillOnce) (*backfillSession, error) {
 	o, err := p.stages()
 	if err != nil {
 		return nil, err
 	}
 	p.published = decoder.Position{}
 	// No position of these is confirmed to anybody: the tracker only counts.
-	b := &backfillSession{p: p, reader: reader, sink: p.sink, tracker: offsets.NewTracker(0)}
+	b := &backfillSession{p: p, once: once, reader: reader, sink: p.sink, tracker: offsets.NewTracker(0)}
 	o.Source, o.Tracker = reader, b.tracker
 	if len(p.refusedRows) > 0 {
 		o.Router = rowsRefused{o.Router, p.refusedRows}
@@ -172,6 +210,8 @@ func (b *backfillSession) run(ctx context.Context, snapshot *replication.Snapsho
 	case errors.Is(err, deadletter.ErrTooMany):
 		b.deliver()
 		return advised(err)
+	case ctx.Err() != nil && b.once != nil:
+		return nil // nothing of it counts
 	case ctx.Err() != nil:
 		if !b.deliver() {
 			return fmt.Errorf("%w: %d events were sent and not acknowledged by Kafka; they are published again at the next start", ErrUnclean, b.sink.InFlight())
@@ -189,8 +229,11 @@ func (b *backfillSession) readAll(ctx context.Context) error {
 	return b.flow.Run()
 }
 
-// deliver waits for what was handed over, as long as a stop may take.
+// deliver waits for what was handed over, as long as a stop may take, where that counts.
 func (b *backfillSession) deliver() bool {
+	if b.once != nil {
+		return true
+	}
 	select {
 	case <-b.tracker.Drained():
 		return true
@@ -205,6 +248,10 @@ func (b *backfillSession) deliver() bool {
 func (b *backfillSession) deliveryFailed() error {
 	b.tracker.Fail()
 	err := b.sink.Err()
+	if b.once != nil {
+		err = b.once.expired(err)
+		b.once.end()
+	}
 	b.p.closeSink()
 	if failed := (*sink.FailedError)(nil); errors.Is(err, sink.ErrUndeliverable) && errors.As(err, &failed) {
 		if b.p.refusedRow(failed) {

@@ -33,12 +33,14 @@ type Options struct {
 	Store  offsets.Store // nil: the slot is the only store
 	// Positions makes delivery exactly once, with the positions kept here. The
 	// sink's options name a transactional id, and Store is nil.
-	Positions    *positions.Store
-	ConfirmEvery time.Duration
-	RetryMin     time.Duration
-	RetryMax     time.Duration
-	DrainTimeout time.Duration // how long a stop waits for acknowledgements
-	MemoryLimit  int64         // bytes of events that are not yet acknowledged
+	Positions *positions.Store
+	// BackfillTimeout bounds the one Kafka transaction that a backfill is with Positions.
+	BackfillTimeout time.Duration
+	ConfirmEvery    time.Duration
+	RetryMin        time.Duration
+	RetryMax        time.Duration
+	DrainTimeout    time.Duration // how long a stop waits for acknowledgements
+	MemoryLimit     int64         // bytes of events that are not yet acknowledged
 	// AcceptGap resumes at the slot when the stored position is refused.
 	AcceptGap bool
 	// Elsewhere are stores that are not used.

@@ -445,7 +445,7 @@ func TestBackfillIsRefusedLate(t *testing.T) {
 			}
 			h.kafka.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: -1})
 			p := New(h.o)
-			if err := p.openSink(); err != nil {
+			if err := p.openSink(0); err != nil {
 				t.Fatal(err)
 			}
 			k := p.sink

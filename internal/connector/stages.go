@@ -1,8 +1,10 @@
 package connector
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
+	"time"
 
 	"outboxd/decoder"
 	"outboxd/internal/flow"
@@ -25,7 +27,7 @@ func (p *Connector) stages() (o flow.Options, err error) {
 		return o, fmt.Errorf("%w: %w", ErrConfiguration, err)
 	}
 	if p.sink == nil {
-		if err := p.openSink(); err != nil {
+		if err := p.openSink(0); err != nil {
 			return o, err
 		}
 	}
@@ -49,10 +51,12 @@ func (p *Connector) inFlightBytes() func() int64 {
 	}
 }
 
-// openSink makes a sink for the database of the catalog.
-func (p *Connector) openSink() (err error) {
+// openSink makes a sink for the database of the catalog. timeout is that of its
+// transactions, 0 for the guarantee's.
+func (p *Connector) openSink(timeout time.Duration) (err error) {
 	o := p.o.Sink
 	p.guarantee.Configure(&o, p.slotHoldTime)
+	o.TransactionTimeout = cmp.Or(timeout, o.TransactionTimeout)
 	o.Budget = p.memory
 	k, err := sink.New(o)
 	if err != nil {

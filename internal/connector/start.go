@@ -54,7 +54,7 @@ func (p *Connector) start(ctx context.Context, conn Connection) (Stream, error) 
 			p.guarantee.Replaced()
 			return nil, replication.SlotInUse(d.Reason)
 		case offsets.AcquireID:
-			err = p.acquire(ctx)
+			err = p.acquire(ctx, 0)
 			s.ID, s.Delivered = offsets.AcquiredID, offsets.Event{}
 		case offsets.ReadStore:
 			if err = p.load(ctx); err == nil {
@@ -92,11 +92,12 @@ func (p *Connector) situation(server offsets.Server) offsets.Situation {
 	return s
 }
 
-// acquire replaces the sink by one that has the transactional id.
-func (p *Connector) acquire(ctx context.Context) error {
+// acquire replaces the sink by one that has the transactional id. timeout is that of its
+// transactions, 0 for the guarantee's.
+func (p *Connector) acquire(ctx context.Context, timeout time.Duration) error {
 	p.closeSink()
 	p.published = decoder.Position{}
-	if err := p.openSink(); err != nil {
+	if err := p.openSink(timeout); err != nil {
 		return err
 	}
 	if err := p.guarantee.Acquire(ctx, p.sink); err != nil {
