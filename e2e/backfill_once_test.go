@@ -72,10 +72,10 @@ func TestBackfillExactlyOnce(t *testing.T) {
 	}
 
 	// Killed at any moment, about as often before the end as after.
-	for i := range 12 {
+	for i := range 6 {
 		c = s.start()
 		c.waitLog(`"message"`, 30*time.Second)
-		time.Sleep(time.Duration(i) * 150 * time.Millisecond)
+		time.Sleep(time.Duration(i) * 300 * time.Millisecond)
 		c.kill()
 	}
 	c = s.startStreaming()
@@ -178,6 +178,9 @@ func TestBackfillExactlyOnceTooLong(t *testing.T) {
 		c.kill()
 	})
 	t.Run("longer than its time-out", func(t *testing.T) {
+		if !*soak {
+			t.Skip("waits for a time-out: -soak; TestBackfillOnceExpired has the rule")
+		}
 		kafka := ownKafka(t, testbed.KafkaOptions{Settings: map[string]string{"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"}})
 		s := newBackfillOnce(t, nil, kafka, 100_000)
 		s.env = append(s.env, "OUTBOXD_OUTBOX_BACKFILL_TIMEOUT=10s")

@@ -89,6 +89,9 @@ func checkOptions(cfg *config.Config) (check.Options, error) {
 		Elsewhere: p.Elsewhere,
 	}
 	o.Registry, _ = p.Format.Format.(check.Registry)
+	if t := newTracer(cfg, zerolog.Nop()); t != nil {
+		o.Traces = t.Check
+	}
 	if p.Source.Table != "" {
 		r := retentionOptions(cfg, p.Source, zerolog.Nop())
 		o.Retention = &r

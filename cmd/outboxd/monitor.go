@@ -60,15 +60,23 @@ func watchGroups(ctx context.Context, cfg *config.Config, kafka sink.Options, st
 
 // traceRecords lets the sink make spans, and returns who sends them; nil: nobody wants them.
 func traceRecords(cfg *config.Config, kafka *sink.Options, st *status.Status, log zerolog.Logger) *trace.Tracer {
+	t := newTracer(cfg, log)
+	if t == nil {
+		return nil
+	}
+	kafka.Trace = t.Sent
+	st.UseTraces(t.Counts)
+	return t
+}
+
+// newTracer returns what sends spans to the collector of the configuration, nil for none.
+func newTracer(cfg *config.Config, log zerolog.Logger) *trace.Tracer {
 	endpoint := cfg.Monitor.Trace.Endpoint
 	if endpoint.IsEmpty() {
 		return nil
 	}
-	t := trace.New(trace.Options{
+	return trace.New(trace.Options{
 		Endpoint: endpoint.Reveal(), Version: version, Slot: cfg.Postgres.Slot, ClientID: cfg.Kafka.ClientID,
 		InValue: cfg.Value.Format == "cloudevents", Log: log,
 	})
-	kafka.Trace = t.Sent
-	st.UseTraces(t.Counts)
-	return t
 }

@@ -75,7 +75,7 @@ var rooms = map[string]room{
 	"internal/debezium":    {nil, "it turns one file into another; what comes out is read like any configuration"},
 	"internal/status":      {[]string{"internal/walheld"}, "the stages report to status; it never reaches back"},
 	"internal/consumerlag": {[]string{"internal/remedy"}, "it watches other programs' groups; how its results are shown is others' matter"},
-	"internal/trace":       {[]string{"internal/event", "internal/record"}, "it knows records; who delivers them, and when they count, is others' matter"},
+	"internal/trace":       {[]string{"internal/event", "internal/finding", "internal/record"}, "it knows records; who delivers them, and when they count, is others' matter"},
 	"internal/systemd":     {nil, "it says what it is told to"},
 	"internal/walheld":     {nil, "it is a sentence made of facts; who knows them is others' matter"},
 	"internal/mask":        {nil, "it knows payloads, and neither events nor formats"},

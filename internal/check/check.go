@@ -44,6 +44,8 @@ type Options struct {
 	Rewind    string // delivery.rewind for people, "" for none
 	// Registry asks the schema registry; nil: there is none.
 	Registry Registry
+	// Traces asks the collector of spans; nil: there is none.
+	Traces func(ctx context.Context) []finding.Finding
 	// Retention is what removes rows of the outbox; nil: there is no table.
 	Retention *retention.Options
 	// Limit bounds each check; 0 is the default.
@@ -92,8 +94,8 @@ func Run(ctx context.Context, o Options) Report {
 	defer survey.Close()
 	kafka := &cluster{o: o}
 	defer kafka.close()
-	groups := []*group{{name: "PostgreSQL", limit: o.Limit}, {name: "Kafka", limit: o.Limit}, {name: "Registry", limit: o.Limit}, {name: "Position", limit: o.Limit}}
-	postgres, brokers, registry, position := groups[0], groups[1], groups[2], groups[3]
+	groups := []*group{{name: "PostgreSQL", limit: o.Limit}, {name: "Kafka", limit: o.Limit}, {name: "Registry", limit: o.Limit}, {name: "Position", limit: o.Limit}, {name: "Traces", limit: o.Limit}}
+	postgres, brokers, registry, position, traces := groups[0], groups[1], groups[2], groups[3], groups[4]
 	var together sync.WaitGroup
 	together.Go(func() {
 		for _, step := range survey.Steps() {
@@ -108,6 +110,9 @@ func Run(ctx context.Context, o Options) Report {
 		together.Go(func() {
 			registry.step(ctx, "registry", 0, func(ctx context.Context) []finding.Finding { return o.Registry.Check(ctx, o.Topics) })
 		})
+	}
+	if o.Traces != nil {
+		together.Go(func() { traces.step(ctx, "trace collector", 0, o.Traces) })
 	}
 	together.Wait()
 	s := &store{o: o, survey: survey}

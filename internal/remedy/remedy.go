@@ -11,15 +11,38 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Kafka returns what an operator can do about an error of the brokers' connection,
 // as "; do this" to append to the error's text, or "" when there is nothing to add.
 func Kafka(err error) string {
-	if errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.UnsupportedSaslMechanism) {
+	if errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.UnsupportedSaslMechanism) || errors.Is(err, kerr.IllegalSaslState) {
 		return "; look at kafka.sasl"
 	}
+	if mismatch := listener(err); mismatch != "" {
+		return mismatch
+	}
 	return peer{"the brokers", "brokers'", "want", "they accept", "kafka.tls"}.remedy(err)
+}
+
+// listener is for a connection that expects TLS or a login where the broker's listener does
+// not, or the other way round. The client tells by its words how far it came.
+func listener(err error) string {
+	var hungUp *kgo.ErrFirstReadEOF
+	var said string
+	if err != nil {
+		said = err.Error()
+	}
+	switch hangs := errors.As(err, &hungUp); {
+	case errors.As(err, new(tls.RecordHeaderError)), hangs && strings.Contains(said, "is TLS misconfigured"):
+		return "; this listener speaks no TLS: name one that does in kafka.brokers, or see who else answers there; kafka.tls.enabled: false only where everybody on the way may read along"
+	case strings.Contains(said, "is this a plaintext connection speaking to a tls endpoint"), hangs && strings.Contains(said, "is TLS missing"):
+		return "; this listener may want TLS: set kafka.tls.enabled: true"
+	case hangs:
+		return "; this listener may want a login: look at kafka.sasl"
+	}
+	return ""
 }
 
 // Registry is Kafka for the schema registry. It is about errors without an answer.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func TestKafka(t *testing.T) {
@@ -27,6 +28,10 @@ func TestKafka(t *testing.T) {
 		{&net.OpError{Op: "remote error"}, ""},
 		{kerr.SaslAuthenticationFailed, "kafka.sasl"},
 		{kerr.UnsupportedSaslMechanism, "kafka.sasl"},
+		{kerr.IllegalSaslState, "kafka.sasl"},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, "kafka.tls.enabled: false"},
+		{new(kgo.ErrFirstReadEOF), "kafka.tls.enabled: false"},
+		{errors.New("invalid large response size; is this a plaintext connection speaking to a tls endpoint?"), "set kafka.tls.enabled: true"},
 		{kerr.NotLeaderForPartition, ""},
 		{nil, ""},
 	} {

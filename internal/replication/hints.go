@@ -27,6 +27,9 @@ func connectHint(err error, cfg *pgconn.Config) error {
 	if hint := tlsHint(err); hint != "" {
 		return &Error{err, hint}
 	}
+	if hint := downgradeHint(err); hint != "" {
+		return &Error{err, hint}
+	}
 	if pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded) {
 		return &Error{err, "a server that is stopped, or a load balancer without one, accepts connections and says nothing: see what is at this address"}
 	}
@@ -48,6 +51,10 @@ func refusalHint(err error, refused *pgconn.PgError, cfg *pgconn.Config) error {
 		strings.HasPrefix(refused.Routine, "parse_and_validate") || strings.HasPrefix(refused.Routine, "validate_option"); {
 	case refused.Code == undefinedObject, refused.Code == "22023", refused.Code == "55P02", setting:
 		return &Error{fmt.Errorf("%w: %w", ErrSetup, err), "correct or remove the setting in postgres.dsn (or PGOPTIONS)"}
+	}
+	if refused.Message == "SCRAM channel binding check failed" || refused.Routine == "read_client_final_message" && refused.Code == "28000" {
+		return &Error{err, "somebody between outboxd and the server ends the TLS connection with another certificate: connect to the server itself; " +
+			"only where that is a proxy of your own, set channel_binding=disable in postgres.dsn"}
 	}
 	switch refused.Code {
 	case insufficientPrivilege:
@@ -102,7 +109,22 @@ func tlsHint(err error) string {
 		strings.Contains(remote.Err.Error(), "certificate"):
 		return "the server does not accept the certificate that sslcert in postgres.dsn names: give the role one that is valid now, and is signed by the authority of the server's ssl_ca_file"
 	case strings.Contains(err.Error(), "server refused TLS connection"):
-		return "set ssl = on on the server, or sslmode=disable in postgres.dsn where everybody on the way may read along"
+		return "set ssl = on on the server, or see who else answers at this address; sslmode=disable in postgres.dsn only where everybody on the way may read along"
+	}
+	return ""
+}
+
+// downgradeHint says what fits a server that wants the password in another way than
+// postgres.dsn allows, "" when it is none. The password was not sent. The driver has no
+// types for these errors.
+func downgradeHint(err error) string {
+	switch text := err.Error(); {
+	case strings.Contains(text, "channel binding required"), strings.Contains(text, "channel binding check failed"):
+		return "channel_binding=require in postgres.dsn needs TLS to the server itself (sslmode=verify-full), and scram-sha-256 for this role in pg_hba.conf and in its stored password; " +
+			"if the server has them, see who else answers at this address"
+	case strings.Contains(text, "authentication method requirement"):
+		return "require_auth in postgres.dsn does not allow what the server asks for, and no password was sent: give the role scram-sha-256 in pg_hba.conf; " +
+			"if it has that, see who else answers at this address"
 	}
 	return ""
 }

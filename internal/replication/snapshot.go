@@ -101,7 +101,8 @@ func (c *Conn) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if done, err := c.backfilled(ctx); done || err != nil {
 		return nil, err
 	}
-	free, err := c.row(ctx, `SELECT current_setting('max_replication_slots')::int > count(*) FROM pg_replication_slots`)
+	free, err := c.row(ctx, fmt.Sprintf(`SELECT current_setting('max_replication_slots')::int > count(*) FROM pg_replication_slots
+		WHERE NOT (%t AND slot_name = %s)`, c.replaces, quote(c.o.Slot))) // a slot that is replaced makes room
 	if err != nil {
 		return nil, fmt.Errorf("count replication slots: %w", err)
 	}
