@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/rs/zerolog"
 
 	"outboxd/internal/reconcile"
 	"outboxd/internal/status"
+	"outboxd/internal/walheld"
 )
 
 // counted is what a comparison of 10 rows found.
@@ -120,6 +124,160 @@ func TestReconcileRounds(t *testing.T) {
 		log.Reset()
 		round(finds(reconcile.Missing, 1))
 		says("outbox and Kafka differ")
+	})
+}
+
+// caughtUp is the status of a process that streams and is behind bytes behind the server.
+func caughtUp(behind uint64) *status.Status {
+	st := status.New(time.Minute)
+	st.UseReconcile(reconcile.Kinds)
+	streams(st, behind)
+	return st
+}
+
+func streams(st *status.Status, behind uint64) {
+	st.Streaming(&status.Gauges{Confirmed: func() pglogrepl.LSN { return 1 << 40 }})
+	st.Slot(status.Slot{Held: walheld.Facts{Written: 1<<40 + pglogrepl.LSN(behind)}})
+}
+
+// begun runs rounds of a day, and returns when each of them has begun, in seconds.
+func begun(ctx context.Context, st *status.Status, outcome func() error) func() []int {
+	start := time.Now()
+	var mu sync.Mutex
+	var at []int
+	r := &rounds{every: 24 * time.Hour, st: st, log: zerolog.Nop(), compare: func(context.Context) (*reconcile.Result, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		at = append(at, int(time.Since(start).Seconds()))
+		if err := outcome(); err != nil {
+			return nil, err
+		}
+		return counted("", 0), nil
+	}}
+	go r.run(ctx)
+	return func() []int {
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(at)
+	}
+}
+
+func succeeds() error { return nil }
+
+// A process that is started again each day compares each day: the first round comes soon
+// after it has caught up. Not at once: of processes that start together each has a moment
+// of its own, and one that is started again and again compares never.
+func TestReconcileFirstRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all []func() []int
+		for range 20 {
+			all = append(all, begun(t.Context(), caughtUp(0), succeeds))
+		}
+		time.Sleep(firstRoundAfter - time.Second)
+		for _, rounds := range all {
+			if at := rounds(); len(at) != 0 {
+				t.Errorf("a round at %d s", at)
+			}
+		}
+		time.Sleep(firstRoundWithin)
+		moments := make(map[int]bool)
+		for _, rounds := range all {
+			at := rounds()
+			if len(at) != 1 {
+				t.Fatalf("rounds at %d s, want one", at)
+			}
+			moments[at[0]] = true
+		}
+		if len(moments) < 5 {
+			t.Errorf("20 processes compare at %d moments", len(moments))
+		}
+		time.Sleep(24 * time.Hour)
+		for _, rounds := range all {
+			if at := rounds(); len(at) != 2 || at[1]-at[0] != 24*60*60 {
+				t.Errorf("rounds at %d s, want two, a day apart", at)
+			}
+		}
+	})
+}
+
+// What a process has to publish first comes first. One that never catches up compares
+// all the same.
+func TestReconcileFirstRoundBehindABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := caughtUp(1 << 30)
+		rounds := begun(t.Context(), st, succeeds)
+		never := begun(t.Context(), caughtUp(1<<30), succeeds)
+		time.Sleep(6 * time.Hour)
+		if at := rounds(); len(at) != 0 {
+			t.Errorf("rounds at %d s, before it has caught up", at)
+		}
+		streams(st, 1<<10)
+		time.Sleep(firstRoundWithin + time.Second)
+		if at := rounds(); len(at) != 1 {
+			t.Errorf("rounds at %d s, want one", at)
+		}
+		time.Sleep(24 * time.Hour)
+		if at := never(); len(at) != 1 || at[0] != 24*60*60 {
+			t.Errorf("one that never catches up compares at %d s", at)
+		}
+	})
+}
+
+// A process that takes over compares soon, too: nobody else has, since.
+func TestReconcileFirstRoundOfATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := caughtUp(0)
+		st.Stopped()
+		st.StandBy(errors.New("another process has the slot"))
+		rounds := begun(t.Context(), st, succeeds)
+		time.Sleep(100 * time.Hour)
+		if at := rounds(); len(at) != 0 {
+			t.Errorf("one that stands by compares at %d s", at)
+		}
+		streams(st, 0)
+		time.Sleep(firstRoundWithin + time.Second)
+		if at := rounds(); len(at) != 1 {
+			t.Errorf("rounds at %d s, want one", at)
+		}
+	})
+}
+
+// A round that fails, or falls into a fault, is made up for, each time after a longer pause.
+func TestReconcileMissedRoundIsMadeUpFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fails := 5
+		rounds := begun(t.Context(), caughtUp(0), func() error {
+			if fails--; fails >= 0 {
+				return errors.New("no broker")
+			}
+			return nil
+		})
+		time.Sleep(23 * time.Hour)
+		at := rounds()
+		if len(at) != 6 {
+			t.Fatalf("rounds at %d s, want six", at)
+		}
+		for i := 2; i < len(at); i++ {
+			if at[i]-at[i-1] <= at[i-1]-at[i-2] {
+				t.Errorf("rounds at %d s: the pauses do not grow", at)
+			}
+		}
+
+		st := caughtUp(0)
+		rounds = begun(t.Context(), st, succeeds)
+		time.Sleep(time.Hour)
+		st.Stopped()
+		st.Fault("postgres", errors.New("connection refused"))
+		time.Sleep(25 * time.Hour)
+		if v := st.Reconcile(); v.Missed != 1 {
+			t.Errorf("in a fault: %+v", v)
+		}
+		streams(st, 0)
+		time.Sleep(firstRoundWithin + time.Second)
+		if at := rounds(); len(at) != 2 || st.Reconcile().Missed != 0 {
+			t.Errorf("rounds at %d s, want two: %+v", at, st.Reconcile())
+		}
 	})
 }
 

@@ -101,7 +101,9 @@ type Retention struct {
 
 // Reconcile compares the outbox with what Kafka holds, now and then.
 type Reconcile struct {
-	// Every is the pause between two comparisons; 0s is never. Defaults to 0s.
+	// Every is how often a comparison begins; 0s is never. The first one begins one to
+	// five minutes after the connector has caught up, and after Every at the latest.
+	// Defaults to 0s.
 	Every time.Duration `yaml:"every" default:"0s" min:"0s"`
 	// Late is how long from commit to record is not late. Defaults to 1m.
 	Late time.Duration `yaml:"late" default:"1m" min:"0s"`

@@ -37,6 +37,20 @@ func (s *Status) Slot(slot Slot) {
 	s.held.trend.add(s.held.seen, slot.Safe)
 }
 
+// caughtUpWithin is how many bytes of WAL lie between an ordinary load and what outboxd
+// has confirmed of it.
+const caughtUpWithin = 32 << 20
+
+// CaughtUp reports whether the process streams, and had confirmed nearly all that the
+// server had written when the slot was looked at last. Before that, it has not.
+func (s *Status) CaughtUp() bool {
+	slot, g := s.slot.Load(), s.gauges.Load()
+	if slot == nil || slot.Held.Written == 0 || g == nil || s.Role() != Streaming {
+		return false
+	}
+	return g.Confirmed()+caughtUpWithin >= slot.Held.Written
+}
+
 // Why returns why PostgreSQL keeps WAL for the slot, from what the server said last and
 // from what this process knows now. Without a Cause nobody has asked the server yet.
 func (s *Status) Why() walheld.Reason {
