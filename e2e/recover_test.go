@@ -241,3 +241,76 @@ func TestRecoverTableWhoseIDsBeginAgain(t *testing.T) {
 		})
 	}
 }
+
+// A standby that is promoted without the slot (before PostgreSQL 17, or with an ordinary
+// slot), and without the newest transactions, which are in Kafka: all rows that it has are
+// delivered, once, also those to which it gives ids again that Kafka has of the lost ones.
+func TestRecoverAfterPromotionWithoutSlot(t *testing.T) {
+	for name, extra := range map[string]string{
+		"slot":         "",
+		"kafka":        "delivery: {store: kafka, topic: %s}",
+		"exactly_once": "delivery: {guarantee: exactly_once, topic: %s}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			primary := ownPostgres(t, testbed.PostgresOptions{Version: "15"})
+			s := newScenario(t, primary, nil)
+			standby := s.startStandby(nil)
+			if s.extra = extra; extra != "" {
+				s.extra = fmt.Sprintf(extra, "recover.promoted."+name)
+			}
+			c := s.startStreaming()
+			s.events(1, 10)
+			s.waitConfirmed(30 * time.Second)
+			waitValue(t, primary, "SELECT count(*) FROM pg_stat_replication WHERE application_name = '"+standby.StandbySlot()+"' AND replay_lsn >= pg_current_wal_lsn()", "1")
+			if err := standby.StopFast(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.events(11, 60)
+			s.waitConfirmed(30 * time.Second)
+			c.kill()
+			s.postgres = standby
+			if err := primary.Kill(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := standby.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.promote(standby)
+			s.events(101, 130)
+			if name != "slot" {
+				s.start().failsWith(3, "history that this server does not have")
+				if code, _, stderr := s.recover(); code != 1 || !strings.Contains(stderr, "pg_switch_wal()") {
+					t.Errorf("with positions of the lost history: exit %d, %s", code, stderr)
+				}
+			}
+			s.exec("SELECT pg_switch_wal()")
+			if again := s.value("SELECT count(*)::text FROM outbox WHERE id BETWEEN 11 AND 60"); again == "0" {
+				t.Fatal("no id comes again")
+			}
+			if code, stdout, stderr := s.recover("--dry-run"); code != 0 || !strings.Contains(stdout, "would publish 30 of 40 rows") {
+				t.Errorf("exit %d, %q\n%s", code, stdout, stderr)
+			}
+			if code, stdout, stderr := s.recover(); code != 0 || !strings.Contains(stdout, "published 30 of 40 rows") {
+				t.Fatalf("exit %d, %q\n%s", code, stdout, stderr)
+			}
+			c = s.startStreaming()
+			s.events(131, 140)
+			s.waitConfirmed(30 * time.Second)
+			c.stop()
+			seen := make(map[string]int)
+			for _, r := range s.readCommitted() {
+				seen[string(r.value)]++
+			}
+			for n := 1; n <= 140; n++ {
+				value, want := fmt.Sprintf(`{"n": %d}`, n), 1
+				if n > 60 && n <= 100 {
+					want = 0
+				}
+				if seen[value] != want {
+					t.Errorf("%s is there %d times, want %d", value, seen[value], want)
+				}
+			}
+		})
+	}
+}

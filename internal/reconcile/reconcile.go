@@ -85,8 +85,9 @@ type Options struct {
 	// Undelivered looks for rows that were not delivered to a connector's last event:
 	// see expired.
 	Undelivered bool
-	// Replaced says that the table may be another than the one that was published, whose
-	// ids may come again: a record that differs from the row of its id is not that row's.
+	// Replaced says that Kafka may have events whose ids the table gives again, of another
+	// table or of transactions that the server lost: a record that differs from the row of
+	// its id is not that row's.
 	Replaced bool
 	// Progress, if set, is told how much of a stage is done.
 	Progress func(stage string, done, total int64)

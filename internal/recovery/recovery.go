@@ -107,9 +107,11 @@ func (o *Options) load(ctx context.Context) (p *offsets.Position, err error) {
 	return p, nil
 }
 
-// why returns why a recovery is needed, "" if it is not, and whether the table may be
-// another than the one that was published. Where nothing is stored only the order of
-// table and slot in the publication is known, and a table that came later may be another.
+// why returns why a recovery is needed, "" if it is not, and whether Kafka may have
+// events whose ids the table gives again: the table is another than the one that was
+// published, or the server lost transactions that were. Where nothing is stored only the
+// order of table and slot in the publication is known, and a table that came later may
+// be another.
 func why(ctx context.Context, conn *replication.Conn, stored *offsets.Position) (reason string, replaced bool, err error) {
 	server, err := conn.Inspect(ctx)
 	if err != nil {
@@ -125,10 +127,15 @@ func why(ctx context.Context, conn *replication.Conn, stored *offsets.Position) 
 	if stored != nil {
 		was = stored.Outbox
 	}
-	another := was.Table != 0 && was.Table != conn.Outbox(offsets.Outbox{}).Table
+	another := lost(stored, server) || was.Table != 0 && was.Table != conn.Outbox(offsets.Outbox{}).Table
 	var refused *offsets.RefusedError
 	switch _, err = offsets.Resume(stored, server); {
 	case errors.As(err, &refused):
+		if stored != nil && stored.SystemID == server.SystemID && stored.LSN > server.FlushLSN {
+			return "", false, fmt.Errorf("%w, and the server's WAL ends at %s: what is published now would have positions before those that Kafka has, "+
+				"and consumers that remember the last one would take it for repeated; run SELECT pg_switch_wal() on the primary until pg_current_wal_lsn() is past %s, then start it again",
+				refused.Reason, server.FlushLSN, stored.LSN)
+		}
 		return fmt.Sprintf("%v: %s", refused.Reason, refused.Detail), another, nil
 	case err != nil:
 		return "", false, err
@@ -138,6 +145,16 @@ func why(ctx context.Context, conn *replication.Conn, stored *offsets.Position) 
 		return gone.Error(), another || was.Table == 0, nil
 	}
 	return "", false, err
+}
+
+// lost reports whether the server may have lost transactions that were published: it is
+// another one, it was promoted or restored since, or its WAL ends before. Without a stored
+// position any promotion may have been since.
+func lost(stored *offsets.Position, server offsets.Server) bool {
+	if stored == nil {
+		return server.Timeline > 1
+	}
+	return stored.SystemID != server.SystemID || stored.Timeline != server.Timeline || stored.LSN > server.FlushLSN
 }
 
 // count compares without a slot.
