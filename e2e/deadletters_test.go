@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"outboxd/internal/poison"
 )
 
 // letter is what `outboxd dead-letters --json` says of one.
@@ -36,6 +38,74 @@ func (s *scenario) unresolved(args ...string) (letters []letter) {
 	return letters
 }
 
+// poisonEvent is an event of a kind, and how a database gets it.
+type poisonEvent struct {
+	kind poison.Kind
+	sql  string // statements of PL/pgSQL
+}
+
+// rawPoison are of TestDeadLetters, formattedPoison of TestDeadLettersOfFormats. Both are
+// in the order of their dead letters; the last one of rawPoison leaves the table another.
+var (
+	rawPoison = []poisonEvent{
+		{poison.IllegalTopic, `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 'order paid', '{}')`},
+		{poison.ForbiddenTopic, `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 'secret', '{}')`},
+		{poison.NoRoute, `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', NULL, '{}')`},
+		{poison.NullKey, `INSERT INTO outbox (aggregateid, type, payload) VALUES (NULL, 't0', '{"n": 1}')`},
+		{poison.Partition, `INSERT INTO outbox (aggregateid, type, payload, part) VALUES ('k', 't0', '{}', 99)`},
+		{poison.Headers, `INSERT INTO outbox (aggregateid, type, payload, heads) VALUES ('k', 't0', '{}', '[1]')`},
+		{poison.NullPayload, `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', NULL)`},
+		{poison.Schema, `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't1', '{"n": "one"}')`},
+		{poison.TooLarge, `INSERT INTO outbox (aggregateid, type, payload) SELECT 'k', 't0', jsonb_build_object('text', string_agg(md5(random()::text), '')) FROM generate_series(1, 4000)`},
+		{poison.Timestamp, `INSERT INTO outbox (aggregateid, type, payload, happened) VALUES ('k', 't0', '{}', 'infinity')`},
+		{poison.Undecodable, `PERFORM pg_logical_emit_message(true, 'dl', '{')`},
+		{poison.ColumnMissing, `ALTER TABLE outbox DROP COLUMN extra; INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 2}')`},
+	}
+	formattedPoison = []poisonEvent{
+		{poison.MissingField, `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('t0', 'k', NULL, '{}')`},
+		{poison.Mask, `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('t0', 'k', 'paid', '{"card": "4111", "card": "4112"}')`},
+		{poison.Encoding, `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('t0', E'\xff', 'paid', '{}')`},
+		{poison.Refused, `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('compacted', 'k', 'paid', '{}')`},
+	}
+)
+
+// Each kind of poison event has a case against real servers.
+func TestEachKindOfPoison(t *testing.T) {
+	var there []poison.Kind
+	for _, e := range slices.Concat(rawPoison, formattedPoison) {
+		there = append(there, e.kind)
+	}
+	want := slices.Clone(poison.Kinds)
+	slices.Sort(there)
+	if slices.Sort(want); !slices.Equal(there, want) {
+		t.Errorf("cases of %q\nwant     %q", there, want)
+	}
+}
+
+// mixed is a script that makes the events, each between two good ones.
+func mixed(events []poisonEvent, good string) string {
+	var script strings.Builder
+	for _, e := range events {
+		script.WriteString(good + ";" + e.sql + ";" + good + ";\n")
+	}
+	return "DO $$ BEGIN " + script.String() + " END $$"
+}
+
+// setAside demands these dead letters, in this order.
+func (s *scenario) setAside(events []poisonEvent) {
+	s.t.Helper()
+	var want, got []string
+	for _, e := range events {
+		want = append(want, string(e.kind))
+	}
+	for _, l := range s.unresolved() {
+		got = append(got, l.Kind)
+	}
+	if !slices.Equal(got, want) {
+		s.t.Fatalf("kinds %q\nwant  %q", got, want)
+	}
+}
+
 // One event of each kind that a database and a broker can make is set aside, beside
 // good ones in the same transactions, and the stream goes on. Then, while it runs, what
 // can be delivered by a corrected configuration is published, and the rest given up.
@@ -58,41 +128,14 @@ outbox: {message_prefix: dl, headers: {x: extra}, headers_column: heads, columns
 value: {null_payload: error, schema: {t1: %q}}`, guarantee, s.topic, s.topic, schema)
 			c := s.startStreaming()
 
-			const good = `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 0}');`
-			kinds := []struct{ kind, sql string }{
-				{"illegal_topic", `(aggregateid, type, payload) VALUES ('k', 'order paid', '{}')`},
-				{"forbidden_topic", `(aggregateid, type, payload) VALUES ('k', 'secret', '{}')`},
-				{"no_route", `(aggregateid, type, payload) VALUES ('k', NULL, '{}')`},
-				{"null_key", `(aggregateid, type, payload) VALUES (NULL, 't0', '{"n": 1}')`},
-				{"partition", `(aggregateid, type, payload, part) VALUES ('k', 't0', '{}', 99)`},
-				{"headers", `(aggregateid, type, payload, heads) VALUES ('k', 't0', '{}', '[1]')`},
-				{"null_payload", `(aggregateid, type, payload) VALUES ('k', 't0', NULL)`},
-				{"schema", `(aggregateid, type, payload) VALUES ('k', 't1', '{"n": "one"}')`},
-				{"too_large", `(aggregateid, type, payload) SELECT 'k', 't0', jsonb_build_object('text', string_agg(md5(random()::text), '')) FROM generate_series(1, 4000)`},
-				{"timestamp", `(aggregateid, type, payload, happened) VALUES ('k', 't0', '{}', 'infinity')`},
-			}
-			var script strings.Builder
-			for _, k := range kinds {
-				script.WriteString(good + "INSERT INTO outbox " + k.sql + ";" + good + "\n")
-			}
-			s.exec("DO $$ BEGIN " + script.String() + " PERFORM pg_logical_emit_message(true, 'dl', '{'); END $$")
-			s.exec(`ALTER TABLE outbox DROP COLUMN extra`)
-			s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 2}')`)
+			const good = `INSERT INTO outbox (aggregateid, type, payload) VALUES ('k', 't0', '{"n": 0}')`
+			last := len(rawPoison) - 1
+			s.exec(mixed(rawPoison[:last], good))
+			s.exec("DO $$ BEGIN " + rawPoison[last].sql + "; END $$")
 			s.waitConfirmed(30 * time.Second)
-
-			var want, got []string
-			for _, k := range kinds {
-				want = append(want, k.kind)
-			}
-			want = append(want, "undecodable", "column_missing")
-			for _, l := range s.unresolved() {
-				got = append(got, l.Kind)
-			}
-			if !slices.Equal(got, want) {
-				t.Fatalf("kinds %q\nwant  %q", got, want)
-			}
-			if n := len(s.readCommitted()); n != 2*len(kinds) {
-				t.Errorf("%d good events, want %d", n, 2*len(kinds))
+			s.setAside(rawPoison)
+			if n := len(s.readCommitted()); n != 2*last {
+				t.Errorf("%d good events, want %d", n, 2*last)
 			}
 			shown := s.unresolved("--kind", "too_large")[0]
 			if code, out, errs := s.deadLetters("show", shown.Position); code != 0 || !strings.Contains(out, "max.message.bytes") || len(out) < 128_000 {
@@ -134,6 +177,41 @@ outbox: {message_prefix: dl}`, guarantee, s.topic, s.topic)
 				t.Fatal("the connector has ended meanwhile")
 			}
 			c.stop()
+		})
+	}
+}
+
+// What a format, a mask and a broker refuse, in a database that holds any bytes.
+func TestDeadLettersOfFormats(t *testing.T) {
+	for _, guarantee := range []string{"at_least_once", "exactly_once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, nil, nil)
+			s.recreate("SQL_ASCII")
+			s.exec(`CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregatetype text, aggregateid text, type text, payload json)`)
+			s.createTopic(s.topic+".t0", 1, nil)
+			s.createTopic(s.topic+".compacted", 1, map[string]*string{"cleanup.policy": new("compact")})
+			s.route = fmt.Sprintf(`{topic: "%s.{aggregate_type}", key: none}`, s.topic)
+			s.extra = fmt.Sprintf(`delivery: {guarantee: %s, confirm_interval: 100ms, store: kafka, topic: %s-positions}
+errors: {poison: dead_letter, dead_letter_topic: %s-dead, retry: {min: 50ms, max: 60s}}
+value: {format: cloudevents, mask: [{path: $.card, how: remove}]}`, guarantee, s.topic, s.topic)
+			c := s.startStreaming()
+			s.exec(mixed(formattedPoison, `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('t0', 'k', 'paid', '{}')`))
+			s.waitConfirmed(60 * time.Second)
+			c.stop()
+			s.setAside(formattedPoison)
+			ids := make(map[string]int)
+			for _, r := range s.readCommitted() {
+				ids[string(r.value)]++
+			}
+			if len(ids) != 2*len(formattedPoison) {
+				t.Errorf("%d good events, want %d", len(ids), 2*len(formattedPoison))
+			}
+			for value, n := range ids {
+				if n > 1 && guarantee == "exactly_once" {
+					t.Errorf("%d times: %s", n, value)
+				}
+			}
 		})
 	}
 }

@@ -99,8 +99,7 @@ func TestEventThatCannotBeMapped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScenario(t, nil, nil)
 			if test.encoding != "" {
-				s.execIn("postgres", "DROP DATABASE "+s.database)
-				s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING '"+test.encoding+"'")
+				s.recreate(test.encoding)
 				s.exec("CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY, aggregatetype text, aggregateid text, type text, payload json)")
 			}
 			s.exec("ALTER TABLE outbox ADD " + test.columns)
@@ -140,8 +139,7 @@ func TestEventThatCannotBeMapped(t *testing.T) {
 func TestBytesOfSQLASCII(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t, nil, nil)
-	s.execIn("postgres", "DROP DATABASE "+s.database)
-	s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING 'SQL_ASCII'")
+	s.recreate("SQL_ASCII")
 	s.exec("CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY, aggregatetype text, aggregateid text, type text, payload text)")
 	c := s.startStreaming()
 	s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES (E'k\xf6', 't0', E'Gr\xf6\xdfe'), ('k', 't0', E'Gr\xc3\xb6\xc3\x9fe')`)
@@ -160,8 +158,7 @@ func TestBytesOfSQLASCII(t *testing.T) {
 func TestLatin1(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t, nil, nil)
-	s.execIn("postgres", "DROP DATABASE "+s.database)
-	s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'")
+	s.recreate("LATIN1")
 	s.exec("CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY, aggregatetype text, aggregateid text, type text, payload json)")
 	s.extra = "value: {format: json}"
 	c := s.startStreaming()

@@ -88,6 +88,13 @@ func newScenario(t *testing.T, postgres *testbed.Postgres, kafka *testbed.Kafka)
 	return s
 }
 
+// recreate makes the database again, empty, in an encoding.
+func (s *scenario) recreate(encoding string) {
+	s.t.Helper()
+	s.execIn("postgres", "DROP DATABASE "+s.database)
+	s.execIn("postgres", "CREATE DATABASE "+s.database+" TEMPLATE template0 LOCALE 'C' ENCODING '"+encoding+"'")
+}
+
 // config is the connector's configuration. Topics are the prefix and the event's
 // type.
 func (s *scenario) config() string {
