@@ -3,6 +3,7 @@ package validate
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
@@ -140,13 +141,13 @@ func (m *metrics) inSource(t *testing.T, name string) bool {
 	})
 }
 
-// evaluate returns how many series a query gives at the end of the run.
-func (m *metrics) evaluate(t *testing.T, query string) int {
+// evaluate returns the values that a query gives at the end of the run.
+func (m *metrics) evaluate(t *testing.T, query string) (values []float64) {
 	t.Helper()
 	q, err := m.engine.NewInstantQuery(t.Context(), m.storage, nil, query, m.end)
 	if err != nil {
 		t.Errorf("%s: %v", query, err)
-		return 0
+		return nil
 	}
 	defer q.Close()
 	result := q.Exec(t.Context())
@@ -154,14 +155,17 @@ func (m *metrics) evaluate(t *testing.T, query string) int {
 	if err != nil {
 		t.Errorf("%s: %v", query, err)
 	}
-	return len(vector)
+	for _, sample := range vector {
+		values = append(values, sample.F)
+	}
+	return values
 }
 
 // A run in which all is well raises no alert, and has what the alerts look at.
 func checkAlerts(t *testing.T, m *metrics) {
 	for _, r := range alerts(t) {
 		m.selectors(t, r.Expr)
-		if n := m.evaluate(t, r.Expr); n != 0 {
+		if n := len(m.evaluate(t, r.Expr)); n != 0 {
 			t.Errorf("%s: %d series in a run in which all is well", r.Alert, n)
 		}
 	}
@@ -176,20 +180,54 @@ type panel struct {
 	Panels  []panel
 }
 
+type dashboard struct {
+	Title, UID    string
+	SchemaVersion int
+	Panels        []panel
+	Templating    struct {
+		List []struct{ Name, Type string }
+	}
+}
+
+func readDashboard(t *testing.T) (d dashboard) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(read(t, "helm/outboxd/dashboard.json")), &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// The verdict of the last comparison is what was found, and none where nobody has
+// compared yet: no comparison is not agreement.
+func TestDashboardShowsTheLastComparison(t *testing.T) {
+	queries := make(map[string]string)
+	for _, p := range readDashboard(t).Panels {
+		if len(p.Targets) > 0 {
+			queries[p.Title] = strings.ReplaceAll(p.Targets[0].Expr, "$job", ".+")
+		}
+	}
+	for _, test := range []struct {
+		missing, late, age string
+		found, seconds     []float64
+	}{
+		{"0", "0", "+Inf", nil, nil},
+		{"0", "0", "60", []float64{0}, []float64{60}},
+		{"3", "1", "3600", []float64{4}, []float64{3600}},
+	} {
+		m := newMetrics(t, []string{fmt.Sprintf("outboxd_reconcile_mismatches{kind=\"missing\"} %s\noutboxd_reconcile_mismatches{kind=\"late\"} %s\noutboxd_reconcile_last_seconds %s\n",
+			test.missing, test.late, test.age)})
+		for title, want := range map[string][]float64{"Last comparison found": test.found, "Age of the last comparison": test.seconds} {
+			if got := m.evaluate(t, queries[title]); !slices.Equal(got, want) {
+				t.Errorf("%+v: panel %q shows %v, want %v", test, title, got, want)
+			}
+		}
+	}
+}
+
 // Every panel of the dashboard shows something of a real run, by what Grafana of
 // today can draw.
 func checkDashboard(t *testing.T, m *metrics) {
-	var dashboard struct {
-		Title, UID    string
-		SchemaVersion int
-		Panels        []panel
-		Templating    struct {
-			List []struct{ Name, Type string }
-		}
-	}
-	if err := json.Unmarshal([]byte(read(t, "helm/outboxd/dashboard.json")), &dashboard); err != nil {
-		t.Fatal(err)
-	}
+	dashboard := readDashboard(t)
 	if dashboard.SchemaVersion < 39 || dashboard.UID == "" { // Grafana 11
 		t.Errorf("schema version %d, uid %q", dashboard.SchemaVersion, dashboard.UID)
 	}
@@ -222,7 +260,7 @@ func checkDashboard(t *testing.T, m *metrics) {
 			if m.selectors(t, query) {
 				continue
 			}
-			if m.evaluate(t, query) == 0 {
+			if len(m.evaluate(t, query)) == 0 {
 				t.Errorf("panel %q: no data for %s", p.Title, query)
 			}
 			drawn++
