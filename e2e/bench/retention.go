@@ -4,19 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 const (
-	// retentionRate is the load beside which rows are removed, in transactions a second,
-	// and retentionWriters from how many connections it comes.
-	retentionRate    = 1000
-	retentionWriters = 4
-	// retentionQuiet is how long the load is measured without retention.
-	retentionQuiet = 30 * time.Second
+	// retentionTurn is how long the load is measured without retention, then beside it,
+	// then without again, and so on until the old rows are gone: other work on the
+	// machine is in both.
+	retentionTurn = 30 * time.Second
 )
 
 // retention measures what a writer feels while old rows are removed: the time of an
@@ -51,9 +46,22 @@ func retention(ctx context.Context, b *bench, s scenario) error {
 	if err := b.createTopic(ctx, t.topic); err != nil {
 		return err
 	}
-	b.printf("| | inserts | p50 | p99 | max | rows removed a second | CPU of outboxd, s a minute |\n|---|---|---|---|---|---|---|\n")
-	measure := func(name, mode string, until func(context.Context) (bool, error)) error {
-		c := b.outboxd(name, b.binary, "retention: {mode: "+mode+", keep: 0s, interval: 1s}")
+	b.printf("| | seconds | inserts | p50 | p99 | max | rows removed a second | CPU of outboxd, s a minute |\n|---|---|---|---|---|---|---|---|\n")
+	type total struct {
+		delays  []time.Duration
+		p99s    []time.Duration
+		took    time.Duration
+		used    time.Duration
+		removed int64
+	}
+	totals := make(map[string]*total)
+	report := func(name string, t *total) {
+		all := slices.Sorted(slices.Values(t.delays))
+		b.printf("| %s | %.0f | %d, %.0f a second | %.2f ms | %.2f ms | %.1f ms | %.0f | %.1f |\n", name, t.took.Seconds(), len(all), float64(len(all))/t.took.Seconds(),
+			ms(percentile(all, 50)), ms(percentile(all, 99)), ms(all[len(all)-1]), float64(t.removed)/t.took.Seconds(), t.used.Seconds()/t.took.Minutes())
+	}
+	measure := func(mode string, until func(context.Context) (bool, error)) error {
+		c := b.outboxd(mode, b.binary, "retention: {mode: "+mode+", keep: 0s, interval: 1s}")
 		var before int64
 		if err := conn.QueryRow(ctx, "SELECT count(*) FROM outbox").Scan(&before); err != nil {
 			return err
@@ -62,32 +70,12 @@ func retention(ctx context.Context, b *bench, s scenario) error {
 		if err != nil {
 			return err
 		}
-		writing, stop := context.WithCancel(ctx)
-		defer stop()
-		delays := make([][]time.Duration, retentionWriters)
-		failed := make(chan error, retentionWriters)
-		var work sync.WaitGroup
-		for i := range retentionWriters {
-			work.Go(func() {
-				var err error
-				delays[i], err = b.write(writing, database, retentionRate/retentionWriters)
-				failed <- err
-			})
-		}
 		used, started := running.CPU(), time.Now()
-		for done := false; !done && err == nil; {
-			time.Sleep(200 * time.Millisecond)
-			done, err = until(ctx)
-		}
-		took := time.Since(started)
+		delays, took, err := b.besideWriters(ctx, database, func(ctx context.Context) (bool, error) {
+			done, err := until(ctx)
+			return done || time.Since(started) >= retentionTurn, err
+		})
 		used = running.CPU() - used
-		stop()
-		work.Wait()
-		for range retentionWriters {
-			if e := <-failed; err == nil {
-				err = e
-			}
-		}
 		if err == nil {
 			err = running.Stop()
 		}
@@ -98,45 +86,48 @@ func retention(ctx context.Context, b *bench, s scenario) error {
 		if err := conn.QueryRow(ctx, "SELECT count(*) FROM outbox").Scan(&after); err != nil {
 			return err
 		}
-		all := slices.Sorted(slices.Values(slices.Concat(delays...)))
-		if len(all) == 0 {
-			return fmt.Errorf("%s: nothing was written", name)
+		turn := &total{delays: delays, took: took, used: used}
+		if len(turn.delays) == 0 {
+			return fmt.Errorf("%s: nothing was written", mode)
 		}
-		b.printf("| %s | %d, %.0f a second | %.2f ms | %.2f ms | %.1f ms | %.0f | %.1f |\n", name, len(all), float64(len(all))/took.Seconds(),
-			ms(all[len(all)/2]), ms(all[len(all)*99/100]), ms(all[len(all)-1]), float64(before+int64(len(all))-after)/took.Seconds(), used.Seconds()/took.Minutes())
+		turn.removed = before + int64(len(turn.delays)) - after
+		report("retention.mode: "+mode, turn)
+		sum := totals[mode]
+		if sum == nil {
+			sum = new(total)
+			totals[mode] = sum
+		}
+		sum.p99s = append(sum.p99s, percentile(turn.delays, 99))
+		sum.delays = append(sum.delays, turn.delays...)
+		sum.took, sum.used, sum.removed = sum.took+took, sum.used+used, sum.removed+turn.removed
 		return nil
 	}
-	end := time.Now().Add(retentionQuiet)
-	if err := measure("without retention", "off", func(context.Context) (bool, error) { return time.Now().After(end), nil }); err != nil {
-		return err
-	}
-	return measure(fmt.Sprintf("while %d rows are removed", n), "delete", func(ctx context.Context) (bool, error) {
-		// By statistics: counting is what retention does not do.
+	// By statistics: counting is what retention does not do.
+	gone := false
+	isGone := func(ctx context.Context) (bool, error) {
 		var live int64
 		err := conn.QueryRow(ctx, "SELECT n_live_tup FROM pg_stat_user_tables WHERE relname = 'outbox'").Scan(&live)
-		return live < int64(n)/100, err
-	})
-}
-
-// write inserts so many rows a second until ctx ends, and returns how long each insert
-// took with its commit.
-func (b *bench) write(ctx context.Context, database string, rate int) (took []time.Duration, err error) {
-	db, err := pgx.Connect(ctx, b.postgres.DSN(database))
-	if err != nil {
-		return nil, err
+		gone = live < int64(n)/100
+		return gone, err
 	}
-	defer db.Close(context.WithoutCancel(ctx))
-	began := time.Now()
-	for i := 0; ctx.Err() == nil; i++ {
-		if ahead := time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(rate))); ahead > 0 {
-			time.Sleep(ahead)
+	never := func(context.Context) (bool, error) { return false, nil }
+	for !gone {
+		if err := measure("off", never); err != nil {
+			return err
 		}
-		started := time.Now()
-		if _, err := db.Exec(context.WithoutCancel(ctx), "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', $1, 'placed', jsonb_build_object('text', repeat('x', 240)))",
-			fmt.Sprintf("order-%d", i%1000)); err != nil {
-			return nil, err
+		if err := measure("delete", isGone); err != nil {
+			return err
 		}
-		took = append(took, time.Since(started))
 	}
-	return took, nil
+	for _, mode := range []string{"off", "delete"} {
+		t := totals[mode]
+		report(fmt.Sprintf("**%s, all %d turns**", mode, len(t.p99s)), t)
+	}
+	for _, mode := range []string{"off", "delete"} {
+		t := totals[mode]
+		slices.Sort(t.p99s)
+		b.printf("\np99 of the turns with retention.mode %s: least %.2f ms, median %.2f ms, most %.2f ms\n", mode, ms(t.p99s[0]), ms(t.p99s[len(t.p99s)/2]), ms(t.p99s[len(t.p99s)-1]))
+	}
+	b.printf("\nload %s\n", loadAverage())
+	return nil
 }

@@ -49,6 +49,7 @@ var scenarios = []scenario{
 	{name: "oncecost", title: "commit to consumed, each guarantee, and what the broker pays, at several loads", run: onceCost,
 		contestants: (*bench).guarantees},
 	{name: "retention", title: "old rows are removed beside 1,000 one-row transactions a second", run: retention, rowsPerTx: 1000, payload: 300, share: 5},
+	{name: "reconcile", title: "rows are compared with Kafka beside 1,000 one-row transactions a second", run: reconcile, rowsPerTx: 1000, payload: 300, share: 5},
 	{name: "latency12k", title: "commit to consumed, 12,000 events a second in 10-row transactions", run: latency(12000), rowsPerTx: 10},
 	{name: "latency20k", title: "commit to consumed, 20,000 events a second in 10-row transactions", run: latency(20000), rowsPerTx: 10},
 }
