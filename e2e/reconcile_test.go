@@ -171,6 +171,16 @@ func TestReconcileFindsEachKind(t *testing.T) {
 	}
 }
 
+// compared returns how many rounds of comparisons there are, and how long a writer pauses
+// between two transactions: each round compares all that was written until then, and a
+// hundred of them are to end.
+func compared(rounds int) (int, time.Duration) {
+	if *soak {
+		return 100, 100 * time.Millisecond
+	}
+	return rounds, 5 * time.Millisecond
+}
+
 // No false alarm: beside traffic, rollbacks and a connector that is killed again and
 // again, nothing is missing, nothing too much, and nothing out of order.
 func TestReconcileBesideKills(t *testing.T) {
@@ -178,10 +188,7 @@ func TestReconcileBesideKills(t *testing.T) {
 		t.Run(guarantee, func(t *testing.T) {
 			t.Parallel()
 			const seed = 20261128
-			rounds := 2
-			if *soak {
-				rounds = 100
-			}
+			rounds, pause := compared(2)
 			s := newScenario(t, nil, nil)
 			s.extra = "delivery: {confirm_interval: 500ms, guarantee: " + guarantee + "}"
 			if guarantee == "at_least_once" {
@@ -189,7 +196,7 @@ func TestReconcileBesideKills(t *testing.T) {
 			}
 			random := rand.New(rand.NewPCG(seed, 0))
 			s.startStreaming().kill()
-			l := s.startLoad(2, 20, 5*time.Millisecond, seed)
+			l := s.startLoad(2, 20, pause, seed)
 			var repeated, inFlight int64
 			for range rounds {
 				var both sync.WaitGroup
@@ -239,16 +246,13 @@ func TestReconcileBesideRetention(t *testing.T) {
 	for _, guarantee := range []string{"at_least_once", "exactly_once"} {
 		t.Run(guarantee, func(t *testing.T) {
 			t.Parallel()
-			rounds := 3
-			if *soak {
-				rounds = 100
-			}
+			rounds, pause := compared(3)
 			s := newScenario(t, nil, nil)
 			s.exec("ALTER TABLE outbox ADD COLUMN at timestamptz DEFAULT now()")
 			s.extra = "outbox: {columns: {timestamp: at}}\nretention: {mode: delete, keep: 1s, interval: 1s}\ndelivery: {confirm_interval: 500ms, guarantee: " + guarantee + "}"
 			random := rand.New(rand.NewPCG(seed, 0))
 			s.startStreaming().kill()
-			l := s.startLoad(2, 20, 5*time.Millisecond, seed)
+			l := s.startLoad(2, 20, pause, seed)
 			var repeated, removed int64
 			for range rounds {
 				var both sync.WaitGroup
@@ -450,6 +454,25 @@ func TestReconcileMemory(t *testing.T) {
 		(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), peak>>20)
 	if peak == 0 || peak>>20 > 256 && !raceEnabled {
 		t.Errorf("%d MiB in memory, want at most 256", peak>>20)
+	}
+
+	// The same inside run, within the limit of a container that the manual gives.
+	address := freeAddress(t)
+	s.extra += "\nreconcile: {every: 1s}"
+	s.env = []string{"OUTBOXD_HTTP_LISTEN=" + address}
+	c = s.startStreaming()
+	waitFor(t, 20*time.Minute, func() (string, bool) {
+		body := httpBody(t, "http://"+address+"/metrics")
+		return c.tail(3), strings.Contains(body, `outboxd_reconcile_mismatches{kind="missing"} 1`)
+	})
+	inside, err := peakRSS(c.cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	t.Logf("inside run %d MiB", inside>>20)
+	if limit := int64(2*64 + 64); inside>>20 > limit && !raceEnabled {
+		t.Errorf("%d MiB in memory inside run, want at most %d", inside>>20, limit)
 	}
 }
 
