@@ -45,12 +45,13 @@ unit:
 race:
 	$(GO) test -race ./...
 
-# Without the race detector, so that it is fast. SEEDS=0: as many as fit into a minute;
+# Without the race detector, so that it is fast. With the build tag, franz-go can be
+# simulated with several brokers. SEEDS=0: as many as fit into a minute;
 # SEED=0: others each time.
 SEEDS ?= 0
 SEED ?= 0
 simulate:
-	$(GO) test -c -o bin/simulate.test ./internal/simulate
+	$(GO) test -tags synctests -c -o bin/simulate.test ./internal/simulate
 	bin/simulate.test -test.run '^(TestSeeds|TestFoundBefore)$$' -seed $(SEED) $(if $(filter 0,$(SEEDS)),-for 55s,-seeds $(SEEDS))
 
 # Known mistakes, planted one by one, and after how many seeds each is found.

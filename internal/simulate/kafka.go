@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 )
@@ -21,19 +22,18 @@ type kafka struct {
 	listeners map[string]*listener
 	links     []*link
 	down      bool // no connection is taken
+	brokers   []broker
 }
 
-const (
-	brokers   = 1
-	firstPort = 9092
-)
+// firstPort is that of broker 0.
+const firstPort = 9092
 
 // socketBytes is what a socket and the network hold of one direction.
 const socketBytes = 64 << 10
 
 func newKafka(w *world, o ...kfake.Opt) (*kafka, error) {
-	k := &kafka{w: w, listeners: make(map[string]*listener)}
-	ports := make([]int, brokers)
+	k := &kafka{w: w, listeners: make(map[string]*listener), brokers: make([]broker, w.o.brokers)}
+	ports := make([]int, w.o.brokers)
 	for i := range ports {
 		ports[i] = firstPort + i
 	}
@@ -70,7 +70,8 @@ func (k *kafka) dial(ctx context.Context, p *process, addr string) (net.Conn, er
 		}
 	}
 	k.mu.Lock()
-	l, refused := k.listeners[port], k.down && p != nil
+	l := k.listeners[port]
+	refused := p != nil && (k.down || l != nil && k.brokers[l.port-firstPort].down)
 	k.mu.Unlock()
 	if l == nil || refused {
 		return nil, errRefused
@@ -86,10 +87,17 @@ func (k *kafka) dial(ctx context.Context, p *process, addr string) (net.Conn, er
 	}
 	if p != nil {
 		k.mu.Lock()
-		k.links = append(slices.DeleteFunc(k.links, (*link).ended), made)
+		k.links = append(slices.DeleteFunc(k.links, (*link).done), made)
+		b := k.brokers[l.port-firstPort]
 		k.mu.Unlock()
 		if err := p.add(made); err != nil {
 			return nil, err
+		}
+		if b.silent {
+			made.silence(true)
+		}
+		if b.latency != [2]time.Duration{} {
+			made.slow(b.latency[0], b.latency[1])
 		}
 	}
 	return made.client, nil

@@ -91,7 +91,7 @@ func (r *reader) ask(node int32, req kmsg.Request, resp kmsg.Response) error {
 	conn := r.conns[node]
 	if conn == nil {
 		var err error
-		if conn, err = r.k.dial(context.Background(), nil, fmt.Sprintf("localhost:%d", firstPort+int(node))); err != nil {
+		if conn, err = r.k.dial(context.Background(), nil, string(brokerAddress(int(node)))); err != nil {
 			return err
 		}
 		r.conns[node] = conn

@@ -9,6 +9,7 @@ import (
 type options struct {
 	store        string // slot, file or kafka
 	exactly      bool   // positions in the transactions
+	brokers      int
 	partitions   int
 	topics       int
 	keys         int
@@ -43,6 +44,6 @@ func (o options) String() string {
 	if o.deadLetters {
 		guarantee += ", dead letters"
 	}
-	return fmt.Sprintf("%s; %d topics of %d partitions, %d keys; confirm every %s, wal_sender_timeout %s; %d bytes every %s, latency %v",
-		guarantee, o.topics, o.partitions, o.keys, o.confirmEvery, o.timeout, o.chunk, o.pace, o.latency)
+	return fmt.Sprintf("%s; %d brokers, %d topics of %d partitions, %d keys; confirm every %s, wal_sender_timeout %s; %d bytes every %s, latency %v",
+		guarantee, o.brokers, o.topics, o.partitions, o.keys, o.confirmEvery, o.timeout, o.chunk, o.pace, o.latency)
 }

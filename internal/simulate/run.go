@@ -3,7 +3,6 @@ package simulate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"sync"
@@ -58,7 +57,7 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		Source: replication.Options{Slot: slotName, Create: true, Log: log},
 		Table:  table,
 		Rules:  router.Rules{Topic: "{type}", Key: decoder.AggregateID, Partition: decoder.NoField},
-		Sink: sink.Options{Brokers: []string{fmt.Sprintf("localhost:%d", firstPort)}, Compression: "none", Log: log,
+		Sink: sink.Options{Brokers: w.kafka.addresses(), Compression: "none", Log: log,
 			Client: client, Dial: p.dial, Clock: p.clock},
 		ConfirmEvery: w.o.confirmEvery,
 		RetryMin:     100 * time.Millisecond,

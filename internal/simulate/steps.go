@@ -20,6 +20,7 @@ func choose(seed uint64) (options, []step) {
 	o := options{
 		store:        pick(r, "slot", "file", "kafka"),
 		exactly:      r.IntN(3) == 0,
+		brokers:      1,
 		partitions:   1 + r.IntN(3),
 		topics:       1 + r.IntN(2),
 		keys:         1 + r.IntN(4),

@@ -73,7 +73,7 @@ func try(p plant, first uint64, seeds int, limit time.Duration) (after int, how 
 		return 0, "", err
 	}
 	binary := filepath.Join(dir, "simulate.test")
-	build := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, "./internal/simulate")
+	build := exec.Command("go", "test", "-tags", "synctests", "-c", "-overlay", overlay, "-o", binary, "./internal/simulate")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, "", fmt.Errorf("build: %w\n%s", err, out)
 	}

@@ -48,4 +48,10 @@ var plants = []plant{
 	{"exactly once: the claim is left out", []edit{
 		{"internal/guarantee/exactlyonce.go", "\te.sink, e.claimDue = k, true\n", "\te.sink, e.claimDue = k, false\n"},
 	}},
+	{"a key goes to the partitions that have a leader", []edit{
+		{"sink/partition.go", "	return ok || t.byKey.RequiresConsistency(r)", "	return ok"},
+	}},
+	{"a retry may overtake: the producer is not idempotent", []edit{
+		{"sink/kafka.go", "		kgo.RecordPartitioner(partitioner{", "		kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5),\n\t\tkgo.RecordPartitioner(partitioner{"},
+	}},
 }

@@ -1,0 +1,27 @@
+package simulate
+
+import (
+	"math/rand/v2"
+	"slices"
+)
+
+// wide makes the options and the steps of a seed. To those of choose it adds what came
+// to the simulator later, by a generator of its own: the seeds of choose that were found
+// to fail once (TestFoundBefore) mean the same still.
+func wide(seed uint64) (options, []step) {
+	o, steps := choose(seed)
+	r := rand.New(rand.NewPCG(seed, 0x77696465))
+	o.brokers = 1 + r.IntN(maxBrokers)
+	m := &maker{r: r, o: o}
+	calm := r.IntN(8) == 0
+	add := func(s step) {
+		s.then = m.pause()
+		steps = slices.Insert(steps, r.IntN(len(steps)+1), s)
+	}
+	if o.brokers > 1 && !calm {
+		for range r.IntN(4) {
+			add(m.brokerFault())
+		}
+	}
+	return o, steps
+}
