@@ -8,14 +8,9 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"outboxd/decoder"
 	"outboxd/internal/flow"
@@ -23,124 +18,49 @@ import (
 	"outboxd/sink"
 )
 
-// Options say what to read.
-type Options struct {
+// Rows are the rows of a snapshot, in the order in which they are published.
+type Rows interface {
+	Columns() []decoder.RowColumn
+	// NextRow returns false after the last row, or a fault.
+	NextRow() bool
+	Values() [][]byte // of the row, valid until the next; a NULL is nil
+	// End says, after the last row, whether all were read.
+	End() error
+	// Interrupt makes a NextRow that waits for the server fail, now and later. Any
+	// goroutine may call it.
+	Interrupt()
+	Close()
+}
+
+// Snapshot says what rows are read.
+type Snapshot struct {
 	Schema, Table string
-	Columns       []string // without repetitions
-	// Timestamp and ID are the columns of these fields, "" for none: they may tell
-	// the order of the rows.
-	Timestamp, ID string
-	Filter        string // an SQL condition of the publication, "" for none
-	// Slot is where the slot begins.
-	Slot pglogrepl.LSN
+	Slot          pglogrepl.LSN // where the slot begins
+	Now           int64         // the time of the snapshot, microseconds since 2000
+	Expected      int64         // the number of its rows
 }
 
 // Reader reads the rows of one snapshot. It is used by one goroutine, but for Handed and
 // Interrupt.
 type Reader struct {
-	o        Options
-	pg       *pgconn.PgConn
-	buffer   *replication.Buffer
-	rows     *pgconn.ResultReader
-	now      int64 // of the snapshot, microseconds since 2000
-	expected int64
-	read     int64
-	handed   atomic.Int64
-	ctx      context.Context // of the reads
-	next     func(context.Context) ([]byte, error)
+	s      Snapshot
+	rows   Rows
+	buffer *replication.Buffer
+	read   int64
+	handed atomic.Int64
+	ctx    context.Context // of the reads
+	next   func(context.Context) ([]byte, error)
 }
 
-// Open counts the rows and begins to read them over a connection whose
-// transaction sees the snapshot. The reader closes the connection.
-func Open(ctx context.Context, pg *pgconn.PgConn, o Options, memory *replication.Memory) (*Reader, error) {
-	r := &Reader{o: o, pg: pg, ctx: ctx, buffer: replication.NewBuffer(memory)}
+// New returns a reader of rows, which it closes.
+func New(ctx context.Context, s Snapshot, rows Rows, memory *replication.Memory) *Reader {
+	r := &Reader{s: s, rows: rows, ctx: ctx, buffer: replication.NewBuffer(memory)}
 	r.next = r.begin
-	query, err := r.prepare(ctx)
-	if err != nil {
-		r.Close()
-		return nil, fmt.Errorf("read the outbox table: %w", err)
-	}
-	r.rows = pg.ExecParams(ctx, query, nil, nil, nil, nil)
-	return r, nil
-}
-
-// prepare counts the rows and returns the query for them.
-func (r *Reader) prepare(ctx context.Context) (string, error) {
-	o := &r.o
-	name := replication.QuoteIdent(o.Schema) + "." + replication.QuoteIdent(o.Table)
-	facts, err := r.ask(ctx, `SELECT relkind::text, round(extract(epoch from now()) * 1000000)::bigint - 946684800000000,
-			coalesce((SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)),
-				(SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-					WHERE i.indrelid = c.oid AND i.indisprimary AND i.indnkeyatts = 1 AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)))
-		FROM pg_class c WHERE c.oid = $1::regclass`, name, o.ID)
-	if err != nil {
-		return "", err
-	}
-	kind, serial := string(facts[0]), string(facts[2])
-	if r.now, err = strconv.ParseInt(string(facts[1]), 10, 64); err != nil {
-		return "", err
-	}
-	from := " FROM ONLY " + name // those that inherit from it are other tables to the stream
-	if kind == "p" {
-		from = " FROM " + name
-	}
-	if o.Filter != "" {
-		from += " WHERE " + o.Filter
-	}
-	count, err := r.ask(ctx, "SELECT count(*)"+from)
-	if err != nil {
-		return "", err
-	}
-	if r.expected, err = strconv.ParseInt(string(count[0]), 10, 64); err != nil {
-		return "", err
-	}
-	if r.expected > math.MaxUint32 {
-		return "", fmt.Errorf("%d rows are more than a position can number (%d)", r.expected, uint32(math.MaxUint32))
-	}
-	columns := make([]string, len(o.Columns))
-	for i, c := range o.Columns {
-		columns[i] = replication.QuoteIdent(c)
-	}
-	return "SELECT " + strings.Join(columns, ", ") + from + order(o.Timestamp, serial), nil
-}
-
-// order is the best guess at the order of commits, which a table does not keep:
-// the business time, then a number that was counted up, else where the rows lie.
-// Rows without either come as they lie without being asked to.
-func order(timestamp, serial string) string {
-	var by []string
-	if timestamp != "" {
-		by = append(by, replication.QuoteIdent(timestamp)+" NULLS FIRST")
-	}
-	switch {
-	case serial != "":
-		by = append(by, replication.QuoteIdent(serial))
-	case by != nil:
-		by = append(by, "tableoid", "ctid")
-	default:
-		return ""
-	}
-	return " ORDER BY " + strings.Join(by, ", ")
-}
-
-// ask runs a query that returns exactly one row.
-func (r *Reader) ask(ctx context.Context, sql string, args ...string) ([][]byte, error) {
-	values := make([][]byte, len(args))
-	for i, a := range args {
-		values[i] = []byte(a)
-	}
-	result := r.pg.ExecParams(ctx, sql, values, nil, nil, nil).Read()
-	if result.Err != nil {
-		return nil, result.Err
-	}
-	if len(result.Rows) != 1 {
-		return nil, fmt.Errorf("%d rows instead of one", len(result.Rows))
-	}
-	return result.Rows[0], nil
+	return r
 }
 
 // Expected is the number of rows in the snapshot.
-func (r *Reader) Expected() int64 { return r.expected }
+func (r *Reader) Expected() int64 { return r.s.Expected }
 
 // Within sets the context whose end ends a Next that waits for memory.
 func (r *Reader) Within(ctx context.Context) *Reader {
@@ -170,20 +90,18 @@ func (r *Reader) Handed() int64 { return r.handed.Load() }
 // Close ends the connection. Events keep their blocks.
 func (r *Reader) Close() {
 	r.buffer.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = r.pg.Close(ctx)
+	r.rows.Close()
 }
 
 // Interrupt makes a Next that waits for the server fail, now and later. Any
 // goroutine may call it.
-func (r *Reader) Interrupt() { _ = r.pg.Conn().SetDeadline(time.Unix(1, 0)) }
+func (r *Reader) Interrupt() { r.rows.Interrupt() }
 
 // lsn is the LSN that stands for the commits of all rows. Every commit that comes
 // from the slot lies at the slot's beginning or after it, and records of the WAL
 // begin at multiples of eight: so the byte before comes before each of them, and
 // is the position of no other event ever.
-func (r *Reader) lsn() uint64 { return uint64(r.o.Slot) - 1 }
+func (r *Reader) lsn() uint64 { return uint64(r.s.Slot) - 1 }
 
 // begin: Int64 LSN of the commit record, Int64 commit time, Int32 xid. The time
 // of the snapshot stands for times of commits that nobody has kept.
@@ -193,18 +111,14 @@ func (r *Reader) begin(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	b := binary.BigEndian.AppendUint64(append(frame[:0], 'B'), r.lsn())
-	b = binary.BigEndian.AppendUint64(b, uint64(r.now))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.s.Now))
 	r.next = r.relation
 	return binary.BigEndian.AppendUint32(b, 0), nil
 }
 
 // relation is the table's columns.
 func (r *Reader) relation(ctx context.Context) ([]byte, error) {
-	var columns []decoder.RowColumn
-	for _, f := range r.rows.FieldDescriptions() {
-		columns = append(columns, decoder.RowColumn{Name: f.Name, Type: f.DataTypeOID, Modifier: f.TypeModifier})
-	}
-	relation := decoder.AppendRelation(nil, r.o.Schema, r.o.Table, columns)
+	relation := decoder.AppendRelation(nil, r.s.Schema, r.s.Table, r.rows.Columns())
 	frame, err := r.buffer.Make(ctx, len(relation))
 	if err != nil {
 		return nil, err
@@ -229,18 +143,18 @@ func (r *Reader) insert(ctx context.Context) ([]byte, error) {
 
 // commit: Int8 flags, Int64 LSN of the commit, Int64 end LSN, Int64 time.
 func (r *Reader) commit(ctx context.Context) ([]byte, error) {
-	if _, err := r.rows.Close(); err != nil {
+	if err := r.rows.End(); err != nil {
 		return nil, fmt.Errorf("read the outbox table: %w", err)
 	}
-	if r.read != r.expected {
-		return nil, fmt.Errorf("read the outbox table: %d rows came, and the same snapshot counted %d", r.read, r.expected)
+	if r.read != r.s.Expected {
+		return nil, fmt.Errorf("read the outbox table: %d rows came, and the same snapshot counted %d", r.read, r.s.Expected)
 	}
 	frame, err := r.buffer.Make(ctx, 1+1+8+8+8)
 	if err != nil {
 		return nil, err
 	}
 	b := binary.BigEndian.AppendUint64(append(frame[:0], 'C', 0), r.lsn())
-	b = binary.BigEndian.AppendUint64(b, uint64(r.o.Slot))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.s.Slot))
 	r.next = func(context.Context) ([]byte, error) { return nil, flow.ErrEnd }
-	return binary.BigEndian.AppendUint64(b, uint64(r.now)), nil
+	return binary.BigEndian.AppendUint64(b, uint64(r.s.Now)), nil
 }

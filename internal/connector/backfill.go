@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +36,7 @@ func (p *Connector) backfill(ctx context.Context) error {
 			return err
 		}
 	}
-	conn, err := replication.Connect(ctx, p.o.Source)
+	conn, err := p.open(ctx, p.o.Source)
 	if err != nil {
 		return err
 	}
@@ -54,20 +53,21 @@ func (p *Connector) backfill(ctx context.Context) error {
 		return err
 	}
 	if snapshot == nil {
+		p.backfilled = 0
 		if once != nil {
 			return once.slotExists(ctx)
 		}
 		return nil
 	}
 	p.catalog, p.slotHoldTime = conn.Catalog(), conn.Keeps()
-	at := backfilledTo(conn, p.o.Source.Slot, snapshot.LSN)
+	at := backfilledTo(conn, p.o.Source.Slot, snapshot.At())
 	if once != nil {
 		defer once.end()
 		if due, err := once.begin(ctx, at); !due || err != nil {
 			return err
 		}
 	}
-	reader, err := p.openSnapshot(ctx, snapshot)
+	reader, err := snapshot.Rows(ctx, p.o.Table, p.memory)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (p *Connector) backfill(ctx context.Context) error {
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
 		InFlightBytes:  p.inFlightBytes(),
-		ReceivedLSN:    func() pglogrepl.LSN { return snapshot.LSN },
+		ReceivedLSN:    func() pglogrepl.LSN { return at.LSN },
 		Confirmed:      func() pglogrepl.LSN { return 0 },
 		OldestUnacked:  p.sink.Waiting,
 		UnackedTopics:  p.sink.UnackedTopics,
@@ -87,8 +87,12 @@ func (p *Connector) backfill(ctx context.Context) error {
 	})
 	p.o.Status.Backfill(reader.Expected(), b.published)
 	defer p.o.Status.Stopped()
-	p.log.Info().Int64("rows", reader.Expected()).Stringer("lsn", snapshot.LSN).Msg("backfill begins")
-	if err := b.run(ctx, snapshot); err != nil {
+	p.log.Info().Int64("rows", reader.Expected()).Stringer("lsn", at.LSN).Msg("backfill begins")
+	err = b.run(ctx, snapshot)
+	if once == nil {
+		p.backfilled = max(p.backfilled, reader.Handed())
+	}
+	if err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -105,6 +109,7 @@ func (p *Connector) backfill(ctx context.Context) error {
 			return err
 		}
 	}
+	p.backfilled = 0
 	p.o.Status.Backfilled()
 	p.log.Info().Int64("rows", reader.Expected()).Msg("backfill done")
 	p.known = &at // from here on a slot that vanishes is not replaced
@@ -112,33 +117,11 @@ func (p *Connector) backfill(ctx context.Context) error {
 }
 
 // backfilledTo is the position of a backfill that is done.
-func backfilledTo(conn *replication.Conn, slot string, lsn pglogrepl.LSN) offsets.Position {
+func backfilledTo(conn Connection, slot string, lsn pglogrepl.LSN) offsets.Position {
 	system, timeline := conn.System()
 	outbox := conn.Outbox(offsets.Outbox{})
 	outbox.Seen = lsn
 	return offsets.Position{SystemID: system, Timeline: timeline, Slot: slot, LSN: lsn, Outbox: outbox}
-}
-
-func (p *Connector) openSnapshot(ctx context.Context, snapshot *replication.Snapshot) (*backfill.Reader, error) {
-	filter, err := snapshot.Filter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pg, err := snapshot.Open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	columns := p.o.Table.Columns
-	o := backfill.Options{
-		Schema: p.o.Table.Schema, Table: p.o.Table.Name, Filter: filter, Slot: snapshot.LSN,
-		Timestamp: columns[decoder.Timestamp].Name, ID: columns[decoder.ID].Name,
-	}
-	for _, c := range columns {
-		if c.Name != "" && !slices.Contains(o.Columns, c.Name) {
-			o.Columns = append(o.Columns, c.Name)
-		}
-	}
-	return backfill.Open(ctx, pg, o, p.memory)
 }
 
 // backfillSession publishes the rows of one snapshot.
@@ -173,7 +156,7 @@ func (b *backfillSession) published() int64 { return max(0, b.reader.Handed()-b.
 // run publishes the rows and waits until Kafka has acknowledged them all. It
 // returns nil also when ctx has ended and everything that was handed over is
 // acknowledged.
-func (b *backfillSession) run(ctx context.Context, snapshot *replication.Snapshot) error {
+func (b *backfillSession) run(ctx context.Context, snapshot Snapshot) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	inner, cancel := context.WithCancelCause(ctx)

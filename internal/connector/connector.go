@@ -101,7 +101,7 @@ type Connector struct {
 	backend replication.Backend
 	catalog replication.Catalog
 	// timeline follows that of a standby; nil with a primary.
-	timeline *replication.Timeline
+	timeline Timeline
 	// slotHoldTime is how long the server keeps the slot for us if we are suspended.
 	slotHoldTime time.Duration
 	// nonTransactional warns once of messages that are not events, moves of updates of a
@@ -121,6 +121,9 @@ type Connector struct {
 	// last position could not be stored.
 	sent, settled decoder.Position
 	unstored      error
+	// backfilled is how many rows of a backfill were handed to Kafka, 0 once the slot is
+	// there: until then the next start publishes them again.
+	backfilled int64
 	// refusedRows are rows of a backfill, by their ids, that Kafka refused for ever: their
 	// positions are others when it restarts.
 	refusedRows map[string]flow.Refusal

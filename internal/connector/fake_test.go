@@ -49,6 +49,7 @@ type fakeServer struct {
 	finishes  int   // final confirmations that were asked for
 	hang      bool  // final confirmations are not answered
 	onNext    func(s *fakeStream)
+	snapshot  Snapshot     // nil: the slot is there
 	waits     atomic.Int32 // streams that are served without being read
 	serves    int          // times that something was waited for while the stream was served
 }
@@ -119,6 +120,8 @@ func (f *fakeServer) open(ctx context.Context, _ replication.Options) (Connectio
 
 type fakeConn struct{ f *fakeServer }
 
+func (c *fakeConn) ReplaceSlot()                                        {}
+func (c *fakeConn) Snapshot(context.Context) (Snapshot, error)          { return c.f.snapshot, nil }
 func (c *fakeConn) EndStale(context.Context, replication.Backend) error { return nil }
 func (c *fakeConn) Prepare(context.Context, bool) (offsets.Server, error) {
 	c.f.mu.Lock()
@@ -137,7 +140,7 @@ func (c *fakeConn) MakeSlot(context.Context) (*offsets.Slot, error) {
 func (c *fakeConn) Verify(context.Context, offsets.Outbox, *offsets.Slot) error   { return nil }
 func (c *fakeConn) Outbox(was offsets.Outbox) offsets.Outbox                      { return was }
 func (c *fakeConn) Compared(_ context.Context, err error, _ offsets.Outbox) error { return err }
-func (c *fakeConn) FollowTimeline() *replication.Timeline                         { return nil }
+func (c *fakeConn) FollowTimeline() Timeline                                      { return nil }
 func (c *fakeConn) WarnTable()                                                    {}
 func (c *fakeConn) WarnMoves()                                                    {}
 func (c *fakeConn) System() (string, int32)                                       { return "7301", 1 }

@@ -253,6 +253,9 @@ func (p *Connector) covers(ev decoder.Position) bool {
 // is not known to have confirmed everything, what Kafka has acknowledged is confirmed,
 // as long as a stop may take.
 func (p *Connector) finish(fault error) error {
+	if p.backfilled > 0 {
+		return fmt.Errorf("%w: stopped before the backfill was complete, %d of its rows were sent; the next start publishes all of them: %w", ErrUnclean, p.backfilled, fault)
+	}
 	if !p.owes() {
 		if fault != nil && !errors.Is(fault, context.Canceled) {
 			p.log.Info().AnErr("fault", fault).Msg("stopped during a fault; nothing is left to confirm")

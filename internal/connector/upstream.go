@@ -3,10 +3,13 @@ package connector
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 
+	"outboxd/decoder"
+	"outboxd/internal/backfill"
 	"outboxd/internal/replication"
 	"outboxd/offsets"
 )
@@ -18,13 +21,18 @@ type Connection interface {
 	Prepare(ctx context.Context, first bool) (offsets.Server, error)
 	Flushed(ctx context.Context) (pglogrepl.LSN, error)
 	MakeSlot(ctx context.Context) (*offsets.Slot, error)
+	// ReplaceSlot lets the next Snapshot replace the slot: see replication.Conn.
+	ReplaceSlot()
+	// Snapshot returns nil when the slot is there.
+	Snapshot(ctx context.Context) (Snapshot, error)
 	Verify(ctx context.Context, was offsets.Outbox, slot *offsets.Slot) error
 	Outbox(was offsets.Outbox) offsets.Outbox
 	Compared(ctx context.Context, err error, was offsets.Outbox) error
 	WarnTable()
 	WarnMoves()
 	System() (systemID string, timeline int32)
-	FollowTimeline() *replication.Timeline
+	// FollowTimeline returns nil for a primary.
+	FollowTimeline() Timeline
 	Catalog() replication.Catalog
 	Keeps() time.Duration
 	Backend() replication.Backend
@@ -48,6 +56,20 @@ type Stream interface {
 	Serve(ctx context.Context, done <-chan struct{}) error
 	Finish(ctx context.Context, o replication.Options) error
 	Close()
+}
+
+// Timeline follows that of a standby: see replication.Timeline.
+type Timeline interface {
+	Now(ctx context.Context) (int32, error)
+	Close()
+}
+
+// Snapshot is the outbox as it is where a slot begins: see replication.Snapshot.
+type Snapshot interface {
+	At() pglogrepl.LSN
+	Rows(ctx context.Context, t decoder.Table, memory *replication.Memory) (*backfill.Reader, error)
+	Watch(ctx context.Context) error
+	MakeSlot(ctx context.Context) error
 }
 
 // Observer looks at the slot, the outbox table and its publication: see
@@ -76,4 +98,45 @@ func (c postgres) Stream(ctx context.Context, start, confirmed pglogrepl.LSN, me
 		return nil, err
 	}
 	return s, nil
+}
+
+func (c postgres) FollowTimeline() Timeline {
+	if t := c.Conn.FollowTimeline(); t != nil {
+		return t
+	}
+	return nil
+}
+
+func (c postgres) Snapshot(ctx context.Context) (Snapshot, error) {
+	s, err := c.Conn.Snapshot(ctx)
+	if s == nil || err != nil {
+		return nil, err
+	}
+	return snapshot{s}, nil
+}
+
+// snapshot is one of a server.
+type snapshot struct{ *replication.Snapshot }
+
+func (s snapshot) At() pglogrepl.LSN { return s.LSN }
+
+func (s snapshot) Rows(ctx context.Context, t decoder.Table, memory *replication.Memory) (*backfill.Reader, error) {
+	filter, err := s.Filter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pg, err := s.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := backfill.Options{
+		Schema: t.Schema, Table: t.Name, Filter: filter, Slot: s.LSN,
+		Timestamp: t.Columns[decoder.Timestamp].Name, ID: t.Columns[decoder.ID].Name,
+	}
+	for _, c := range t.Columns {
+		if c.Name != "" && !slices.Contains(o.Columns, c.Name) {
+			o.Columns = append(o.Columns, c.Name)
+		}
+	}
+	return backfill.Open(ctx, pg, o, memory)
 }

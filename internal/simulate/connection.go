@@ -28,6 +28,8 @@ type connection struct {
 	link   *link
 	pid    uint32
 	system offsets.Server // as of the connection's start
+	// replaces says that a snapshot may replace the slot.
+	replaces bool
 }
 
 // connect connects a process.
@@ -182,7 +184,7 @@ func (c *connection) Compared(_ context.Context, err error, _ offsets.Outbox) er
 func (c *connection) WarnTable()                                                    {}
 func (c *connection) WarnMoves()                                                    {}
 func (c *connection) System() (string, int32)                                       { return c.system.SystemID, c.system.Timeline }
-func (c *connection) FollowTimeline() *replication.Timeline                         { return nil }
+func (c *connection) FollowTimeline() connector.Timeline                            { return nil }
 
 func (c *connection) Catalog() replication.Catalog {
 	attributes := make(map[string]replication.Attribute, len(columns))

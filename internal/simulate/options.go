@@ -10,6 +10,7 @@ type options struct {
 	store        string // slot, file or kafka
 	exactly      bool   // positions in the transactions
 	brokers      int
+	backfill     int // how many transactions there are before the slot, which are published; 0: none, and no backfill
 	partitions   int
 	topics       int
 	keys         int
@@ -43,6 +44,9 @@ func (o options) String() string {
 	}
 	if o.deadLetters {
 		guarantee += ", dead letters"
+	}
+	if o.backfill > 0 {
+		guarantee += ", backfill"
 	}
 	return fmt.Sprintf("%s; %d brokers, %d topics of %d partitions, %d keys; confirm every %s, wal_sender_timeout %s; %d bytes every %s, latency %v",
 		guarantee, o.brokers, o.topics, o.partitions, o.keys, o.confirmEvery, o.timeout, o.chunk, o.pace, o.latency)

@@ -36,6 +36,7 @@ type postgres struct {
 	open     []*transaction
 	log      []record
 	slot     *slot
+	snapshot *snapshot // of a backfill; nil: there is none
 	pid      uint32
 	down     bool
 	links    []*link
@@ -117,6 +118,7 @@ func (s *postgres) stop(crash bool) {
 		s.down = true
 		links, s.links = s.links, nil
 		s.rollBack()
+		s.snapshot = nil
 		if s.slot == nil {
 			return
 		}

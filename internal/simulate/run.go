@@ -54,7 +54,7 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 	}
 	client := []kgo.Opt{kgo.DisableClientMetrics(), kgo.MetadataMinAge(50 * time.Millisecond)}
 	o = connector.Options{
-		Source: replication.Options{Slot: slotName, Create: true, Log: log},
+		Source: replication.Options{Slot: slotName, Create: true, Backfill: w.o.backfill > 0, Log: log},
 		Table:  table,
 		Rules:  router.Rules{Topic: "{type}", Key: decoder.AggregateID, Partition: decoder.NoField},
 		Sink: sink.Options{Brokers: w.kafka.addresses(), Compression: "none", Log: log,

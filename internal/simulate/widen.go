@@ -12,6 +12,9 @@ func wide(seed uint64) (options, []step) {
 	o, steps := choose(seed)
 	r := rand.New(rand.NewPCG(seed, 0x77696465))
 	o.brokers = 1 + r.IntN(maxBrokers)
+	if !o.exactly && r.IntN(6) == 0 { // which has none yet
+		o.backfill, o.madeBefore, o.messages = 1+r.IntN(30), false, false
+	}
 	m := &maker{r: r, o: o}
 	calm := r.IntN(8) == 0
 	add := func(s step) {
@@ -24,4 +27,14 @@ func wide(seed uint64) (options, []step) {
 		}
 	}
 	return o, steps
+}
+
+// fill commits transactions before anything else happens.
+func (w *world) fill(n int) {
+	m := &maker{r: newRand(uint64(n)), o: w.o}
+	for range n {
+		tx := w.server.begin()
+		w.insert(tx, m.size(), false, m.r.Uint64())
+		w.server.finish(tx, true)
+	}
 }

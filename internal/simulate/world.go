@@ -119,6 +119,7 @@ func (w *world) close() bool {
 // run runs the steps of a seed, and returns the first promise that was broken.
 func (w *world) run(steps []step) error {
 	w.note("%s", w.o)
+	w.fill(w.o.backfill)
 	w.startProcess(false)
 	for _, s := range steps {
 		w.note("> %s", s.what)

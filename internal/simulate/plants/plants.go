@@ -52,6 +52,12 @@ var plants = []plant{
 		{"sink/partition.go", "	return ok || t.byKey.RequiresConsistency(r)", "	return ok"},
 	}},
 	{"a retry may overtake: the producer is not idempotent", []edit{
-		{"sink/kafka.go", "		kgo.RecordPartitioner(partitioner{", "		kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5),\n\t\tkgo.RecordPartitioner(partitioner{"},
+		{"sink/kafka.go", "\t\topts = append(opts, k.transactional(o)...)\n\t}\n", "\t\topts = append(opts, k.transactional(o)...)\n\t} else {\n\t\topts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5))\n\t}\n"},
+	}},
+	{"a backfill is complete when its last row is sent", []edit{
+		{"internal/connector/backfill.go", "\tif err == nil {\n\t\tselect {\n\t\tcase <-b.tracker.Drained():", "\tif false {\n\t\tselect {\n\t\tcase <-b.tracker.Drained():"},
+	}},
+	{"a stop between two attempts of a backfill is called clean", []edit{
+		{"internal/connector/backfill.go", "\tp.backfilled = max(p.backfilled, reader.Handed())\n", ""},
 	}},
 }
