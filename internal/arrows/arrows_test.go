@@ -85,7 +85,7 @@ var rooms = map[string]room{
 	"internal/tlsdial":     {nil, "it makes a connection a TLS one, whoever's it is"},
 	rawconn:                {nil, "it is a socket: what goes through it is others' matter"},
 
-	"internal/simulate": {[]string{"decoder", "router", "sink", "offsets", "internal/deadletter", "internal/positions", "internal/replication", "internal/connector", "internal/guarantee", "internal/status"},
+	"internal/simulate": {[]string{"decoder", "router", "sink", "offsets", "internal/backfill", "internal/deadletter", "internal/positions", "internal/replication", "internal/connector", "internal/guarantee", "internal/status"},
 		"it runs the connector as the command does, and nothing of the program knows it"},
 	"internal/simulate/plants": {nil, "it changes the program's text, and runs it"},
 

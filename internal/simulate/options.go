@@ -3,6 +3,8 @@ package simulate
 import (
 	"fmt"
 	"time"
+
+	"outboxd/offsets"
 )
 
 // options are what a seed chooses of the configuration and of the servers.
@@ -10,6 +12,7 @@ type options struct {
 	store        string // slot, file or kafka
 	exactly      bool   // positions in the transactions
 	brokers      int
+	rewind       offsets.Rewind
 	backfill     int // how many transactions there are before the slot, which are published; 0: none, and no backfill
 	partitions   int
 	topics       int
@@ -44,6 +47,12 @@ func (o options) String() string {
 	}
 	if o.deadLetters {
 		guarantee += ", dead letters"
+	}
+	if o.rewind.Age > 0 {
+		guarantee += fmt.Sprintf(", rewind %s", o.rewind.Age)
+	}
+	if o.rewind.Bytes > 0 {
+		guarantee += fmt.Sprintf(", rewind %d bytes", o.rewind.Bytes)
 	}
 	if o.backfill > 0 {
 		guarantee += ", backfill"

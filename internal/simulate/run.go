@@ -65,6 +65,7 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		DrainTimeout: 25 * time.Second,
 		MemoryLimit:  w.o.memory,
 		AcceptGap:    p.accepts,
+		Rewind:       w.o.rewind,
 		Log:          log,
 		Status:       status.New(time.Minute),
 		Open: func(ctx context.Context, _ replication.Options) (connector.Connection, error) {
@@ -198,10 +199,11 @@ func (f *fileStore) Load(ctx context.Context) (*offsets.Position, error) {
 }
 
 func (f *fileStore) Save(ctx context.Context, p offsets.Position) error {
+	at := time.Now()
 	if err := f.ready(ctx); err != nil {
 		return err
 	}
-	f.p.w.verifier.stored(p, f.p.name)
+	f.p.w.verifier.stored(p, at, f.p.name)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if f.seen != nil && string(f.d.position) != string(f.seen) {

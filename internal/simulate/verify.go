@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -49,6 +50,8 @@ type verifier struct {
 	refusals  int // how often it became so
 	// owners are the processes that have claimed the position in Kafka.
 	owners map[string]bool
+	// saved are the positions that were stored, the oldest first: see old.
+	saved []saved
 	// remembered says that a position was ever stored besides the slot.
 	remembered bool
 }
@@ -176,8 +179,8 @@ func (v *verifier) begun(p *process) {
 	}
 }
 
-// told is told of each status update.
-func (v *verifier) told(written, flushed, applied, end pglogrepl.LSN) {
+// told is told of each status update, and of what the slot has and where the WAL ends.
+func (v *verifier) told(written, flushed, applied, has, end pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if flushed > end {
@@ -187,14 +190,18 @@ func (v *verifier) told(written, flushed, applied, end pglogrepl.LSN) {
 	for _, lsn := range []pglogrepl.LSN{written, flushed, applied} {
 		v.safe(lsn, "PostgreSQL is told %s", lsn)
 	}
+	if flushed > has {
+		v.old(flushed)
+	}
 }
 
-// stored is told of each position that is stored.
-func (v *verifier) stored(p offsets.Position, by string) {
+// stored is told of each position that is stored, and when that was begun.
+func (v *verifier) stored(p offsets.Position, at time.Time, by string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()
 	v.safeStored(p, by)
+	v.saved = append(v.saved, saved{p.LSN, at})
 }
 
 func (v *verifier) safeStored(p offsets.Position, by string) {
@@ -263,6 +270,7 @@ func (v *verifier) sync() {
 			return
 		}
 		positions = append(positions, p)
+		v.saved = append(v.saved, saved{p.LSN, r.Timestamp})
 		for _, h := range r.Headers {
 			if h.Key == "owner" {
 				v.owners[string(h.Value)] = true

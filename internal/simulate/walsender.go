@@ -110,8 +110,12 @@ func (w *walsender) status(body []byte) {
 	written, flushed, applied := lsnAt(body, 1), lsnAt(body, 9), lsnAt(body, 17)
 	w.s.mu.Lock()
 	end := w.s.end
+	var has pglogrepl.LSN
+	if w.s.slot != nil {
+		has = w.s.slot.confirmed
+	}
 	w.s.mu.Unlock()
-	w.s.w.verifier.told(written, flushed, applied, end)
+	w.s.w.verifier.told(written, flushed, applied, has, end)
 	w.mu.Lock()
 	w.flush, w.lastReply, w.replied = flushed, time.Now(), true
 	w.requested = w.requested || body[33] != 0

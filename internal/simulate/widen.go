@@ -3,6 +3,9 @@ package simulate
 import (
 	"math/rand/v2"
 	"slices"
+	"time"
+
+	"outboxd/offsets"
 )
 
 // wide makes the options and the steps of a seed. To those of choose it adds what came
@@ -14,6 +17,11 @@ func wide(seed uint64) (options, []step) {
 	o.brokers = 1 + r.IntN(maxBrokers)
 	if !o.exactly && r.IntN(6) == 0 { // which has none yet
 		o.backfill, o.madeBefore, o.messages = 1+r.IntN(30), false, false
+	}
+	if (o.exactly || o.store != "slot") && r.IntN(4) == 0 {
+		if o.rewind.Age = time.Duration(1+r.IntN(4000)) * time.Millisecond; r.IntN(3) == 0 {
+			o.rewind = offsets.Rewind{Bytes: 100 << r.IntN(14)}
+		}
 	}
 	m := &maker{r: r, o: o}
 	calm := r.IntN(8) == 0
