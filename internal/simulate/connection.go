@@ -89,7 +89,7 @@ func (c *connection) ask(ctx context.Context, run func()) error {
 // identify says what the server is. The caller holds postgres.mu.
 func (c *connection) identify() offsets.Server {
 	s := c.s
-	o := offsets.Server{SystemID: s.system, Timeline: s.timeline, FlushLSN: s.end, SlotName: slotName}
+	o := offsets.Server{SystemID: s.system, Timeline: s.timeline, FlushLSN: s.flushed(), Standby: s.standby, SlotName: slotName}
 	if s.timeline > 1 {
 		o.Switches = maps.Clone(s.switches)
 	}
@@ -133,7 +133,7 @@ func (c *connection) Prepare(ctx context.Context, first bool) (offsets.Server, e
 }
 
 func (c *connection) Flushed(ctx context.Context) (at pglogrepl.LSN, err error) {
-	err = c.ask(ctx, func() { at = c.s.end })
+	err = c.ask(ctx, func() { at = c.s.flushed() })
 	return max(at, c.system.FlushLSN), err
 }
 
@@ -184,7 +184,41 @@ func (c *connection) Compared(_ context.Context, err error, _ offsets.Outbox) er
 func (c *connection) WarnTable()                                                    {}
 func (c *connection) WarnMoves()                                                    {}
 func (c *connection) System() (string, int32)                                       { return c.system.SystemID, c.system.Timeline }
-func (c *connection) FollowTimeline() connector.Timeline                            { return nil }
+
+// FollowTimeline asks over a connection of its own, as replication.Timeline does.
+func (c *connection) FollowTimeline() connector.Timeline {
+	if !c.system.Standby {
+		return nil
+	}
+	return &follower{s: c.s, p: c.p}
+}
+
+type follower struct {
+	s    *postgres
+	p    *process
+	conn connector.Connection
+}
+
+func (f *follower) Now(ctx context.Context) (timeline int32, err error) {
+	if f.conn == nil {
+		if f.conn, err = f.s.connect(ctx, f.p); err != nil {
+			f.conn = nil
+			return 0, err
+		}
+	}
+	if err := f.conn.(*connection).ask(ctx, func() { timeline = f.s.timeline }); err != nil {
+		f.Close()
+		return 0, err
+	}
+	return timeline, nil
+}
+
+func (f *follower) Close() {
+	if f.conn != nil {
+		f.conn.Close()
+		f.conn = nil
+	}
+}
 
 func (c *connection) Catalog() replication.Catalog {
 	attributes := make(map[string]replication.Attribute, len(columns))

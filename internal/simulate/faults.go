@@ -79,6 +79,10 @@ func (m *maker) fault() step {
 		with := m.r.IntN(3) > 0
 		return step{what: fmt.Sprintf("the standby is promoted (slot %t)", with), do: func(w *world) {
 			w.fault()
+			if w.o.standby {
+				w.server.promoteStreaming(with)
+				return
+			}
 			w.server.promote(with)
 			w.lostPositions()
 		}}

@@ -13,7 +13,8 @@ type options struct {
 	exactly      bool   // positions in the transactions
 	brokers      int
 	rewind       offsets.Rewind
-	backfill     int // how many transactions there are before the slot, which are published; 0: none, and no backfill
+	standby      bool // the server is a standby at first
+	backfill     int  // how many transactions there are before the slot, which are published; 0: none, and no backfill
 	partitions   int
 	topics       int
 	keys         int
@@ -53,6 +54,9 @@ func (o options) String() string {
 	}
 	if o.rewind.Bytes > 0 {
 		guarantee += fmt.Sprintf(", rewind %d bytes", o.rewind.Bytes)
+	}
+	if o.standby {
+		guarantee += ", from a standby"
 	}
 	if o.backfill > 0 {
 		guarantee += ", backfill"

@@ -47,6 +47,9 @@ type postgres struct {
 	replicated   pglogrepl.LSN
 	lagging      bool
 	synchronized bool
+	// standby: the server is this standby, and the slot is its own. It has decoded nothing
+	// behind replicated, and what is written there is lost when it is promoted.
+	standby bool
 	// copied is the position of the standby's copy of the slot.
 	copied pglogrepl.LSN
 }
@@ -82,9 +85,10 @@ func (s *postgres) update(change func()) {
 
 // makeSlot makes the slot at the end of the WAL. The caller holds mu.
 func (s *postgres) makeSlot() {
-	s.slot = &slot{confirmed: s.end, saved: s.end}
-	s.copied = s.end
-	s.w.note("server: slot made at %s", s.end)
+	at := s.flushed()
+	s.slot = &slot{confirmed: at, saved: at}
+	s.copied = at
+	s.w.note("server: slot made at %s", at)
 }
 
 // confirm takes a client's flush position: LogicalConfirmReceivedLocation.
@@ -152,23 +156,54 @@ func (s *postgres) start() {
 	})
 }
 
+// flushed is up to where the server has the WAL. The caller holds mu.
+func (s *postgres) flushed() pglogrepl.LSN {
+	if s.standby {
+		return s.replicated
+	}
+	return s.end
+}
+
+// switchTimeline begins a new timeline where the standby is, and returns what is lost of
+// the one before. The caller holds mu.
+func (s *postgres) switchTimeline() (lost []*transaction) {
+	cut := s.replicated
+	s.switches[s.timeline] = cut
+	s.timeline++
+	for i := len(s.log) - 1; i >= 0 && s.log[i].end > cut; i-- {
+		if tx := s.log[i].tx; tx != nil {
+			lost = append(lost, tx)
+		}
+	}
+	s.log = slices.DeleteFunc(slices.Clone(s.log), func(r record) bool { return r.end > cut })
+	s.end, s.lagging = cut, false
+	slices.Reverse(lost)
+	return lost
+}
+
+// promoteStreaming promotes the standby that the process is connected to, or lets its
+// primary be replaced. Connections and slot live on.
+func (s *postgres) promoteStreaming(promoted bool) {
+	s.update(func() {
+		if !s.standby || s.down {
+			return
+		}
+		s.rollBack()
+		lost := s.switchTimeline()
+		s.standby = !promoted
+		s.w.verifier.promoted(lost, false) // it has sent nothing of what is lost
+		s.w.note("server: timeline %d from %s on, promoted %t, %d transactions lost", s.timeline, s.end, promoted, len(lost))
+	})
+}
+
 // promote replaces the server by its standby, which has the WAL up to replicated, and
 // the slot only if it was kept in step.
 func (s *postgres) promote(withSlot bool) {
 	s.stop(true)
 	s.update(func() {
-		cut := s.replicated
-		cutOff := cut < s.end
-		s.switches[s.timeline] = cut
-		s.timeline++
-		var lost []*transaction
-		for i := len(s.log) - 1; i >= 0 && s.log[i].end > cut; i-- {
-			if tx := s.log[i].tx; tx != nil {
-				lost = append(lost, tx)
-			}
-		}
-		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r record) bool { return r.end > cut })
-		s.end, s.lagging = cut, false
+		cutOff := s.replicated < s.end
+		lost := s.switchTimeline()
+		cut := s.end
 		if s.slot == nil || !withSlot {
 			s.slot = nil
 		} else {
@@ -176,7 +211,6 @@ func (s *postgres) promote(withSlot bool) {
 			s.slot = &slot{confirmed: at, saved: at}
 			s.copied = at
 		}
-		slices.Reverse(lost)
 		behind := len(lost) > 0 || s.slot == nil || cutOff
 		s.w.verifier.promoted(lost, behind)
 		s.w.note("server: standby promoted to timeline %d at %s, slot %t, %d transactions lost", s.timeline, cut, s.slot != nil, len(lost))

@@ -310,6 +310,8 @@ func (v *verifier) arrive(r *kgo.Record) {
 	case s.tx.commit == 0:
 		v.broken("%s is of a transaction that is not committed (rolled back %t)", where, s.tx.aborted)
 		return
+	case s.tx.lost && v.w.o.standby:
+		v.broken("%s is of a transaction that the standby never had", where)
 	case r.Topic != s.topic || string(r.Key) != s.key || !s.is(r.Value):
 		v.broken("%s has topic %q, key %q, value %q instead of %q, %q, %q", where, r.Topic, r.Key, r.Value, s.topic, s.key, s.payload)
 	case position != s.tx.position(s.row) && !slices.Contains(s.snapshots, position):

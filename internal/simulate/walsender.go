@@ -109,7 +109,7 @@ func (w *walsender) status(body []byte) {
 	time.Sleep(busy) // it is read when the process has time for it
 	written, flushed, applied := lsnAt(body, 1), lsnAt(body, 9), lsnAt(body, 17)
 	w.s.mu.Lock()
-	end := w.s.end
+	end := w.s.flushed()
 	var has pglogrepl.LSN
 	if w.s.slot != nil {
 		has = w.s.slot.confirmed
@@ -133,7 +133,7 @@ func (w *walsender) send() {
 		w.s.mu.Lock()
 		changed := w.s.changed
 		var rec record
-		more := w.next < len(w.s.log) && !(w.s.synchronized && w.s.log[w.next].end > w.s.replicated)
+		more := w.next < len(w.s.log) && !((w.s.synchronized || w.s.standby) && w.s.log[w.next].end > w.s.replicated)
 		if more {
 			rec = w.s.log[w.next]
 			w.next++

@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -23,6 +24,7 @@ func wide(seed uint64) (options, []step) {
 			o.rewind = offsets.Rewind{Bytes: 100 << r.IntN(14)}
 		}
 	}
+	o.standby = r.IntN(6) == 0
 	m := &maker{r: r, o: o}
 	calm := r.IntN(8) == 0
 	add := func(s step) {
@@ -34,7 +36,27 @@ func wide(seed uint64) (options, []step) {
 			add(m.brokerFault())
 		}
 	}
+	if o.standby && !calm {
+		for range r.IntN(3) {
+			add(m.standbyFault())
+		}
+	}
 	return o, steps
+}
+
+// standbyFault makes a step of a server that is a standby.
+func (m *maker) standbyFault() step {
+	d, promoted := m.lasts(), m.r.IntN(2) == 0
+	if m.r.IntN(2) == 0 {
+		return step{what: fmt.Sprintf("the WAL comes no further for %s", d), do: func(w *world) {
+			w.server.update(func() { w.server.lagging = true })
+			w.after(d, "the WAL comes again", func() { w.server.update(func() { w.server.lagging = false }) })
+		}}
+	}
+	return step{what: fmt.Sprintf("the timeline changes while the standby streams (promoted %t)", promoted), do: func(w *world) {
+		w.fault()
+		w.server.promoteStreaming(promoted)
+	}}
 }
 
 // fill commits transactions before anything else happens.

@@ -71,6 +71,7 @@ func newWorld(o options) (*world, error) {
 	w.verifier = newVerifier(w, o.exactly)
 	w.server = newPostgres(w)
 	w.server.timeout, w.server.empties, w.server.synchronized = o.timeout, o.empties, o.synchronized
+	w.server.standby = o.standby
 	if o.madeBefore {
 		w.server.mu.Lock()
 		w.server.makeSlot()
