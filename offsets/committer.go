@@ -29,7 +29,9 @@ type Committer struct {
 	// confirmed is what was confirmed to PostgreSQL last.
 	confirmed pglogrepl.LSN
 	rewind    Rewind
-	saw       atomic.Pointer[Outbox]
+	// now is the time of day.
+	now func() time.Time
+	saw atomic.Pointer[Outbox]
 	// timeline is that of the server now; nil where it cannot change.
 	timeline func(context.Context) (int32, error)
 }
@@ -38,14 +40,18 @@ type Committer struct {
 // the given position. confirm hands the position to the replication stream and
 // must not block.
 func NewCommitter(tracker *Tracker, store Store, start Position, confirm func(Confirmed)) *Committer {
-	return &Committer{tracker: tracker, store: store, at: start, confirmed: start.LSN, confirm: confirm}
+	return &Committer{tracker: tracker, store: store, at: start, confirmed: start.LSN, confirm: confirm, now: time.Now}
 }
 
-// HoldBack makes the Committer confirm positions to PostgreSQL late. It is called before the first
-// Commit, and needs a store.
-func (c *Committer) HoldBack(r Rewind) {
+// HoldBack makes the Committer confirm positions to PostgreSQL late, by the time of day
+// that now returns (nil: time.Now). It is called before the first Commit, and needs a
+// store.
+func (c *Committer) HoldBack(r Rewind, now func() time.Time) {
 	if r.on() {
 		c.rewind, c.confirmed = r, 0 // what the slot has is not known here, and not needed
+	}
+	if now != nil {
+		c.now = now
 	}
 }
 
@@ -60,7 +66,7 @@ func (c *Committer) Follow(timeline func(context.Context) (int32, error)) { c.ti
 // Commit passes on the newest confirmed position, and returns what is stored. An
 // error of the store is returned and nothing is confirmed.
 func (c *Committer) Commit(ctx context.Context) (Position, error) {
-	newest, now := c.tracker.Confirmed(), time.Now()
+	newest, now := c.tracker.Confirmed(), c.now()
 	next, due := c.at, newest
 	if newest.lsn > c.at.LSN || newest.lsn == c.at.LSN && newest.event.After(c.at.Inside) {
 		next.LSN, next.Inside = newest.lsn, newest.event

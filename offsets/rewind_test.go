@@ -91,7 +91,7 @@ func TestCommitterHoldsBack(t *testing.T) {
 	tr, d := NewTracker(testStart), &diary{}
 	start := Position{LSN: testStart}
 	c := NewCommitter(tr, d, start, d.tell)
-	c.HoldBack(Rewind{Bytes: 800})
+	c.HoldBack(Rewind{Bytes: 800}, nil)
 	at := pglogrepl.LSN(testStart)
 	step := func(c *Committer, tr *Tracker) (told pglogrepl.LSN) {
 		t.Helper()
@@ -120,7 +120,7 @@ func TestCommitterHoldsBack(t *testing.T) {
 	}
 	tr = NewTracker(at)
 	next := NewCommitter(tr, d, c.at, d.tell)
-	next.HoldBack(Rewind{Bytes: 800})
+	next.HoldBack(Rewind{Bytes: 800}, nil)
 	if told := step(next, tr); told != at-800 {
 		t.Errorf("after a restart: told %s, the newest is %s", told, at)
 	}

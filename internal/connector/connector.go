@@ -58,6 +58,9 @@ type Options struct {
 	// Beside works on the outbox table beside each session; nil: nobody does.
 	Beside Beside
 
+	// Now is the time of day, by which Rewind counts; nil: time.Now. A simulator sets it.
+	Now func() time.Time
+
 	// Open connects to PostgreSQL, and Observer looks at the slot and the outbox; nil:
 	// to the server of Source. Tests and the simulator have others.
 	Open     func(context.Context, replication.Options) (Connection, error)

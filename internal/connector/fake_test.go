@@ -50,6 +50,7 @@ type fakeServer struct {
 	hang      bool  // final confirmations are not answered
 	onNext    func(s *fakeStream)
 	snapshot  Snapshot     // nil: the slot is there
+	timeline  Timeline     // nil: it is a primary
 	waits     atomic.Int32 // streams that are served without being read
 	serves    int          // times that something was waited for while the stream was served
 }
@@ -140,7 +141,7 @@ func (c *fakeConn) MakeSlot(context.Context) (*offsets.Slot, error) {
 func (c *fakeConn) Verify(context.Context, offsets.Outbox, *offsets.Slot) error   { return nil }
 func (c *fakeConn) Outbox(was offsets.Outbox) offsets.Outbox                      { return was }
 func (c *fakeConn) Compared(_ context.Context, err error, _ offsets.Outbox) error { return err }
-func (c *fakeConn) FollowTimeline() Timeline                                      { return nil }
+func (c *fakeConn) FollowTimeline() Timeline                                      { return c.f.timeline }
 func (c *fakeConn) WarnTable()                                                    {}
 func (c *fakeConn) WarnMoves()                                                    {}
 func (c *fakeConn) System() (string, int32)                                       { return "7301", 1 }

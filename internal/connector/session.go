@@ -79,6 +79,7 @@ func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl
 	if err != nil {
 		return err
 	}
+	defer p.unfollow()
 	s, err := p.newSession(stream)
 	if err != nil {
 		stream.Close()
@@ -87,7 +88,6 @@ func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl
 	s.source.finish, s.source.stopping = finish, finish != 0
 	if p.timeline != nil {
 		s.committer.Follow(p.timeline.Now)
-		defer p.timeline.Close()
 	}
 	p.o.Status.Streaming(&status.Gauges{
 		InFlightEvents: p.sink.InFlight,
@@ -121,7 +121,7 @@ func (p *Connector) newSession(stream Stream) (*session, error) {
 	s := &session{p: p, stream: stream, sink: p.sink, lookDue: make(chan struct{}, 1), looks: looks{outbox: p.known.Outbox}}
 	s.tracker = offsets.NewTrackerInside(p.known.LSN, p.known.Inside)
 	s.committer = offsets.NewCommitter(s.tracker, p.o.Store, *p.known, s.mayConfirm)
-	s.committer.HoldBack(p.o.Rewind)
+	s.committer.HoldBack(p.o.Rewind, p.o.Now)
 	s.keeper = p.guarantee.Begin(guarantee.Session{
 		Tracker: s.tracker, Commit: s.commit, At: *p.known, Every: p.o.ConfirmEvery, Stop: p.limits.all,
 		Due: s.lookSoon, Confirmed: p.o.Status.Confirmed,
@@ -301,5 +301,6 @@ func (s *session) finalCommit(ctx context.Context, whole bool) error {
 	}
 	s.p.stored = s.p.stored || !at.Same(*s.p.known)
 	*s.p.known = at
+	s.p.streamedOn.Timeline = at.Timeline // that of a standby may have changed
 	return err
 }

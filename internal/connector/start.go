@@ -23,7 +23,7 @@ func (p *Connector) connect(ctx context.Context) (Stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	p.backend, p.timeline = conn.Backend(), conn.FollowTimeline()
+	p.backend = conn.Backend()
 	p.standingBy = false
 	p.log.Info().Stringer("lsn", p.known.LSN).Str("slot", p.o.Source.Slot).Msg("streaming")
 	return stream, nil
@@ -119,12 +119,17 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 		p.shared = p.shared || errors.Is(err, replication.ErrSlotActive)
 		return nil, err
 	}
+	if err := p.follow(ctx, conn, &d.Position); err != nil {
+		stream.Close()
+		return nil, err
+	}
 	p.streamedOn = offsets.History{SystemID: d.Position.SystemID, Timeline: d.Position.Timeline}
 	if d.Save {
 		saving, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
 		if err := p.o.Store.Save(saving, d.Position); err != nil {
 			stream.Close()
+			p.unfollow()
 			if doubt := (*guarantee.Doubt)(nil); errors.As(err, &doubt) {
 				p.closeSink()
 			}
@@ -138,6 +143,29 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 	p.shared, p.unstored, p.lost = p.guarantee.SharedStore(), nil, false
 	p.o.AcceptGap, p.o.From = false, 0 // they are for the start only
 	return stream, nil
+}
+
+// follow asks a standby for its timeline, which may have changed since the connection was
+// made, and goes on to follow it: a slot that was made meanwhile begins on the new one.
+func (p *Connector) follow(ctx context.Context, conn Connection, at *offsets.Position) error {
+	if p.timeline = conn.FollowTimeline(); p.timeline == nil {
+		return nil
+	}
+	now, err := p.timeline.Now(ctx)
+	if err != nil {
+		p.unfollow()
+		return err
+	}
+	at.Timeline = now
+	return nil
+}
+
+// unfollow ends follow.
+func (p *Connector) unfollow() {
+	if p.timeline != nil {
+		p.timeline.Close()
+		p.timeline = nil
+	}
 }
 
 // note warns of something that a start does.

@@ -306,6 +306,7 @@ func (p *Connector) confirmKnown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer p.unfollow()
 	if err := s.Finish(ctx, p.o.Source); err != nil {
 		return err
 	}

@@ -206,10 +206,13 @@ func (f *follower) Now(ctx context.Context) (timeline int32, err error) {
 			return 0, err
 		}
 	}
+	latency := f.s.w.o.latency[postgresSide]
+	time.Sleep(latency[0])
 	if err := f.conn.(*connection).ask(ctx, func() { timeline = f.s.timeline }); err != nil {
 		f.Close()
 		return 0, err
 	}
+	time.Sleep(latency[1])
 	return timeline, nil
 }
 

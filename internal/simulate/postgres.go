@@ -41,6 +41,9 @@ type postgres struct {
 	down     bool
 	links    []*link
 
+	// ahead is by how much its clock is wrong.
+	ahead time.Duration
+
 	// replicated is how far the standby is; lagging says that it comes no further.
 	// synchronized: the walsender sends nothing that the standby does not have
 	// (synchronized_standby_slots).

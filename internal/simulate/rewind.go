@@ -24,7 +24,7 @@ func (v *verifier) old(at pglogrepl.LSN) {
 	for _, s := range v.saved {
 		newest = max(newest, s.lsn)
 		// A time is stored in whole milliseconds.
-		long = long || s.lsn >= at && time.Since(s.at) >= r.Age-time.Millisecond
+		long = long || s.lsn >= at && time.Since(s.at)+v.w.clock.setAhead(s.at) >= r.Age-time.Millisecond
 	}
 	if r.Bytes > 0 && int64(newest-at) < r.Bytes || r.Age > 0 && !long {
 		v.broken("PostgreSQL is told %s, of which delivery.rewind (%s, %d bytes) keeps more; the newest position is %s", at, r.Age, r.Bytes, newest)

@@ -66,6 +66,7 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		MemoryLimit:  w.o.memory,
 		AcceptGap:    p.accepts,
 		Rewind:       w.o.rewind,
+		Now:          w.timeOfDay,
 		Log:          log,
 		Status:       status.New(time.Minute),
 		Open: func(ctx context.Context, _ replication.Options) (connector.Connection, error) {

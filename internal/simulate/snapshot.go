@@ -66,7 +66,7 @@ func (c *connection) Snapshot(ctx context.Context) (connector.Snapshot, error) {
 // export makes the snapshot. The caller holds postgres.mu.
 func (c *connection) export() *snapshot {
 	s := c.s
-	made := &snapshot{c: c, at: s.flushed(), now: time.Now()}
+	made := &snapshot{c: c, at: s.flushed(), now: time.Now().Add(s.ahead)}
 	for _, rec := range s.log {
 		if tx := rec.tx; tx != nil && rec.end <= made.at {
 			made.rows = append(made.rows, tx.rows...)

@@ -219,10 +219,11 @@ func (v *verifier) safeStored(p offsets.Position, by string) {
 		if tx.commit != p.Inside.CommitLSN || !tx.expected() {
 			continue
 		}
-		for _, r := range tx.rows[:min(len(tx.rows), int(p.Inside.Number))] {
-			if v.rows[r.id].arrived == 0 {
-				v.broken("position %s is stored by %s, and event %s of it has not arrived", p, by, tx.position(r))
-			}
+		for tx.whole < len(tx.rows) && v.rows[tx.rows[tx.whole].id].arrived > 0 {
+			tx.whole++ // a transaction can be large, and have many positions in it
+		}
+		if tx.whole < min(len(tx.rows), int(p.Inside.Number)) {
+			v.broken("position %s is stored by %s, and event %s of it has not arrived", p, by, tx.position(tx.rows[tx.whole]))
 		}
 	}
 }
@@ -316,6 +317,9 @@ func (v *verifier) arrive(r *kgo.Record) {
 		v.broken("%s has topic %q, key %q, value %q instead of %q, %q, %q", where, r.Topic, r.Key, r.Value, s.topic, s.key, s.payload)
 	case position != s.tx.position(s.row) && !slices.Contains(s.snapshots, position):
 		v.broken("%s has position %s instead of %s", where, position, s.tx.position(s.row))
+	}
+	if at := r.Timestamp; r.Topic != deadLetterTopic && at.UnixMilli() != s.tx.committedAt.UnixMilli() && !slices.Contains(s.snapshots, position) {
+		v.broken("%s has time %s instead of that of its commit, %s", where, at, s.tx.committedAt)
 	}
 	key := s.order()
 	if was, known := v.part[key]; known && was != r.Partition {

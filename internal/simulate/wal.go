@@ -38,6 +38,8 @@ type transaction struct {
 	lost, excused bool
 	// unseen counts its rows that no reader of Kafka can see yet.
 	unseen int
+	// whole is how many of its first rows have arrived.
+	whole int
 }
 
 // expected reports whether its events have to arrive.
@@ -192,7 +194,7 @@ func (s *postgres) finish(tx *transaction, commit bool) {
 		if tx.aborted = !commit; tx.aborted {
 			return
 		}
-		tx.committedAt = time.Now()
+		tx.committedAt = time.Now().Add(s.ahead)
 		rec.committed = tx.committedAt
 		if len(tx.rows) == 0 {
 			rec.empty = true
@@ -210,7 +212,7 @@ func (s *postgres) foreign(size int, commits bool) pglogrepl.LSN {
 	var end pglogrepl.LSN
 	s.update(func() {
 		rec := s.write(size)
-		rec.empty, rec.committed = commits, time.Now()
+		rec.empty, rec.committed = commits, time.Now().Add(s.ahead)
 		end = rec.end
 	})
 	return end

@@ -41,6 +41,18 @@ func wide(seed uint64) (options, []step) {
 			add(m.standbyFault())
 		}
 	}
+	if r.IntN(5) == 0 {
+		for range 1 + r.IntN(2) {
+			add(m.clockFault())
+		}
+	}
+	if r.IntN(5000) == 0 {
+		add(step{what: "a transaction of 100000 rows", do: func(w *world) {
+			tx := w.server.begin()
+			w.insert(tx, 100_000, false, seed)
+			w.server.finish(tx, true)
+		}})
+	}
 	return o, steps
 }
 

@@ -39,6 +39,7 @@ type world struct {
 	open      []*transaction
 	stopped   bool // no process is started again
 	blurred   bool // a process was paused
+	clock     hostClock
 	falls     int  // how often the slot may have fallen back
 	mixed     bool // a process has ended since the last look
 	restarts  []restart
