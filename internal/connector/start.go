@@ -112,15 +112,15 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 	for _, n := range d.Notes {
 		p.note(n)
 	}
+	if err := p.follow(ctx, conn, &d.Position); err != nil {
+		return nil, err
+	}
 	// Also if the next step fails: from here on a slot that vanishes is not replaced.
 	p.known, p.published = &d.Position, decoder.Position(d.Skip)
 	stream, err := conn.Stream(ctx, d.Position.LSN, d.Confirmed, p.memory)
 	if err != nil {
+		p.unfollow()
 		p.shared = p.shared || errors.Is(err, replication.ErrSlotActive)
-		return nil, err
-	}
-	if err := p.follow(ctx, conn, &d.Position); err != nil {
-		stream.Close()
 		return nil, err
 	}
 	p.streamedOn = offsets.History{SystemID: d.Position.SystemID, Timeline: d.Position.Timeline}
@@ -147,6 +147,7 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 
 // follow asks a standby for its timeline, which may have changed since the connection was
 // made, and goes on to follow it: a slot that was made meanwhile begins on the new one.
+// Where to start is decided before, so that it is of that timeline's history.
 func (p *Connector) follow(ctx context.Context, conn Connection, at *offsets.Position) error {
 	if p.timeline = conn.FollowTimeline(); p.timeline == nil {
 		return nil
