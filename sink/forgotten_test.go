@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"outboxd/internal/uptime"
 )
 
 // An id that the brokers have forgotten was not taken by anybody.
@@ -20,7 +22,7 @@ func TestForgottenID(t *testing.T) {
 	if err := k.explain(kerr.InvalidTxnState); errors.Is(err, ErrExpired) {
 		t.Errorf("a transaction that is young: %v", err)
 	}
-	k.txn.since.Store(time.Now().Add(-TransactionTimeout).UnixNano())
+	k.txn.since.Store(int64(uptime.Of(time.Now().Add(-TransactionTimeout))))
 	if err := k.explain(kerr.InvalidTxnState); !errors.Is(err, ErrExpired) {
 		t.Errorf("the coordinator has ended it: %v", err)
 	}

@@ -27,6 +27,7 @@ import (
 	"outboxd/internal/rawconn"
 	"outboxd/internal/record"
 	"outboxd/internal/tlsdial"
+	"outboxd/internal/uptime"
 )
 
 // Options configure a Kafka sink. See kafka.* in the configuration.
@@ -93,7 +94,7 @@ type Kafka struct {
 	waitWith func(done <-chan struct{}) error
 	// partitionsAfter is when the brokers may be asked for a topic's partitions again.
 	partitionsAfter time.Time
-	// askAfter is when they may be asked for topics' limits again, in Unix nanoseconds.
+	// askAfter is when they may be asked for topics' limits again, as of uptime.Of.
 	askAfter atomic.Int64
 	// held counts records that wait for their topic.
 	held atomic.Int64
@@ -113,7 +114,7 @@ type Kafka struct {
 	txn      *transaction // nil: the sink is not transactional
 
 	// progress is when Kafka last acknowledged something, or when the first
-	// event was sent after a time with nothing in flight; Unix nanoseconds.
+	// event was sent after a time with nothing in flight; as of uptime.Of.
 	progress atomic.Int64
 
 	mu sync.Mutex
@@ -273,7 +274,7 @@ func (k *Kafka) Send(d *Delivery) error {
 	d.charge()
 	k.spares.most = max(k.spares.most, min(len(d.Headers), record.MaxHeaders))
 	if k.inFlight.Add(1) == 1 {
-		k.progress.Store(time.Now().UnixNano())
+		k.progress.Store(int64(uptime.Of(time.Now())))
 		k.spares.busy()
 	}
 	d.topic.unacked.Add(1)
@@ -321,7 +322,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		return
 	}
 	now := time.Now()
-	k.progress.Store(now.UnixNano())
+	k.progress.Store(int64(uptime.Of(now)))
 	switch {
 	case k.txn != nil:
 		k.txn.note(d.Topic, d.CommittedAt)
@@ -388,7 +389,7 @@ func (k *Kafka) Waiting() time.Duration {
 	if k.inFlight.Load() == 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, k.progress.Load()))
+	return time.Since(uptime.At(time.Duration(k.progress.Load())))
 }
 
 // UnackedTopics returns the topics of what is in flight, by name. It looks at every topic

@@ -7,6 +7,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/internal/uptime"
 )
 
 // throttles notes that the brokers slow us down because of a quota. It is a hook of
@@ -14,7 +16,7 @@ import (
 type throttles struct {
 	log   zerolog.Logger
 	said  *sync.Once
-	until atomic.Int64 // Unix nanoseconds
+	until atomic.Int64 // as of uptime.Of
 }
 
 // throttleSlack is for how long after the brokers' pause an acknowledgement that is
@@ -26,7 +28,7 @@ func (t *throttles) OnBrokerThrottle(broker kgo.BrokerMetadata, pause time.Durat
 	if pause <= 0 {
 		return
 	}
-	until := time.Now().Add(pause + throttleSlack).UnixNano()
+	until := int64(uptime.Of(time.Now()) + pause + throttleSlack)
 	for {
 		last := t.until.Load()
 		if until <= last || t.until.CompareAndSwap(last, until) {
@@ -41,4 +43,4 @@ func (t *throttles) OnBrokerThrottle(broker kgo.BrokerMetadata, pause time.Durat
 
 // Throttled tells whether the brokers slow us down because of a quota. Any goroutine
 // may call it.
-func (k *Kafka) Throttled() bool { return time.Now().UnixNano() < k.throttles.until.Load() }
+func (k *Kafka) Throttled() bool { return int64(uptime.Of(time.Now())) < k.throttles.until.Load() }

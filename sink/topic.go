@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"outboxd/internal/uptime"
 )
 
 // topic is what the sink knows of a topic, and the records that wait for it.
@@ -143,7 +145,7 @@ func (k *Kafka) askAll(topics int) {
 // ask asks the brokers about topics, and makes those that are missing if it may.
 func (k *Kafka) ask(topics []*topic) {
 	now := time.Now()
-	if now.UnixNano() < k.askAfter.Load() {
+	if int64(uptime.Of(now)) < k.askAfter.Load() {
 		return // the brokers do not answer; what is assumed is assumed
 	}
 	answers, err := k.describe(topics)
@@ -159,7 +161,7 @@ func (k *Kafka) ask(topics []*topic) {
 		}
 	}
 	if err != nil {
-		k.askAfter.Store(now.Add(describePause).UnixNano())
+		k.askAfter.Store(int64(uptime.Of(now) + describePause))
 		k.log.Debug().Err(err).Int("topics", len(topics)).Msg("the limits of topics are not known")
 		return
 	}
@@ -169,7 +171,7 @@ func (k *Kafka) ask(topics []*topic) {
 			continue
 		}
 		if !isForbidden(a.err) && !errors.Is(a.err, kerr.UnknownTopicOrPartition) {
-			k.askAfter.Store(now.Add(describePause).UnixNano())
+			k.askAfter.Store(int64(uptime.Of(now) + describePause))
 		}
 		k.log.Debug().Err(a.err).Str("topic", topics[i].name).Msg("the topic's limits are not known")
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outboxd/internal/record"
+	"outboxd/internal/uptime"
 )
 
 // silent makes the brokers answer one question about topics for each value that answers
@@ -349,7 +350,7 @@ func TestThrottle(t *testing.T) {
 	if n := strings.Count(log.String(), "throttled by the broker's quota"); n != 1 || !strings.Contains(log.String(), `"level":"info"`) {
 		t.Errorf("said %d times: %s", n, log.String())
 	}
-	k.throttles.until.Store(time.Now().Add(-time.Second).UnixNano())
+	k.throttles.until.Store(int64(uptime.Of(time.Now().Add(-time.Second))))
 	if k.Throttled() {
 		t.Error("throttled for ever")
 	}

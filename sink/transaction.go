@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outboxd/internal/event"
+	"outboxd/internal/uptime"
 )
 
 // TransactionTimeout is after how long the coordinator aborts a transaction by
@@ -54,7 +55,7 @@ type transaction struct {
 	// 0 at first.
 	roundTrip time.Duration
 
-	// since is the time of its first event in Unix nanoseconds, 0 while there is
+	// since is the time of its first event as of uptime.Of, 0 while there is
 	// none; the client's goroutine reads it too.
 	since atomic.Int64
 	// acked belongs to the client's goroutine, and after Flush to its caller.
@@ -167,7 +168,7 @@ func (t *transaction) age() time.Duration {
 	if since == 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, since))
+	return time.Since(uptime.At(time.Duration(since)))
 }
 
 // produce puts an event into the transaction, or keeps it for the next.
@@ -177,7 +178,7 @@ func (t *transaction) produce(k *Kafka, d *Delivery) {
 		return
 	}
 	if t.events++; t.events == 1 {
-		t.since.Store(time.Now().UnixNano())
+		t.since.Store(int64(uptime.Of(time.Now())))
 		select {
 		case t.begun <- struct{}{}:
 		default:
@@ -290,7 +291,7 @@ func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if took := now.Sub(asked); r != nil && (k.txn.roundTrip == 0 || took < k.txn.roundTrip) {
 		k.txn.roundTrip = took // otherwise the client may have had nothing to ask for
 	}
-	k.progress.Store(now.UnixNano())
+	k.progress.Store(int64(uptime.Of(now)))
 	for _, e := range k.txn.acked {
 		for range e.events {
 			if k.onAck != nil {

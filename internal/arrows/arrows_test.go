@@ -33,7 +33,7 @@ const aFormat = "a format is one folder: it knows what formats have in common, a
 var rooms = map[string]room{
 	"decoder": {[]string{"internal/event", "internal/poison"}, "the decoder is pure: it turns bytes into events and knows nobody"},
 	"router":  {[]string{"decoder", "internal/poison", "internal/record", "internal/template", "internal/topicname"}, "the router is a function of event and rules; where records go to is the sink's matter"},
-	"sink":    {[]string{"decoder", "internal/poison", "internal/event", "internal/record", "internal/topicname", "internal/rawconn", "internal/tlsdial", "internal/remedy", "internal/finding"}, "the sink answers for each record and knows neither its format, nor positions, nor PostgreSQL"},
+	"sink":    {[]string{"decoder", "internal/poison", "internal/event", "internal/record", "internal/topicname", "internal/rawconn", "internal/tlsdial", "internal/remedy", "internal/finding", "internal/uptime"}, "the sink answers for each record and knows neither its format, nor positions, nor PostgreSQL"},
 	"offsets": {[]string{"internal/event"}, "what is safe to confirm is decided in one place, which depends on nothing that could ask it to confirm more"},
 
 	"internal/event":     {nil, "it names an event, and whoever meets one imports it"},
@@ -48,9 +48,10 @@ var rooms = map[string]room{
 	"internal/format/debezium":    {[]string{"decoder", "internal/format", "internal/record"}, aFormat},
 	"internal/format/formattest":  {[]string{"decoder", "internal/format", "internal/record"}, "it is for the tests of formats"},
 
+	"internal/uptime":      {nil, "it is a clock"},
 	"internal/finding":     {nil, "it is the word that those who judge a set-up have in common"},
 	"internal/memory":      {nil, "it counts bytes; whose they are is said by those who add them"},
-	"internal/replication": {[]string{"offsets", "internal/memory", "internal/rawconn", "internal/finding", "internal/walheld"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
+	"internal/replication": {[]string{"offsets", "internal/memory", "internal/rawconn", "internal/finding", "internal/walheld", "internal/uptime"}, "the replication connection knows bytes and positions, not events; it takes a Confirmed and cannot make one"},
 	"internal/flow":        {[]string{"decoder", "internal/record", "sink", "offsets", "internal/poison"}, "the flow is the way of one event, whoever yields it: it knows no connection, no store and no guarantee"},
 	"internal/guarantee":   {[]string{"decoder", "sink", "offsets"}, "a guarantee says when a position counts; it knows neither PostgreSQL nor how events are made"},
 	"internal/backfill":    {[]string{"decoder", "sink", "internal/flow", "internal/replication"}, "the backfill yields rows in the memory of the stream's frames; what becomes of them is the flow's matter"},
@@ -65,7 +66,7 @@ var rooms = map[string]room{
 	"internal/recovery": {[]string{"offsets", "internal/positions", "internal/replication", "internal/table", "internal/reconcile", "internal/republish"},
 		"it puts together what others do: a snapshot, a comparison, publishing, a position"},
 	"internal/positions": {[]string{"offsets", "internal/remedy", "internal/records"}, "a store holds a position and does not judge it; what is in a transaction with it is the sink's matter"},
-	"internal/connector": {[]string{"decoder", "router", "internal/format", "sink", "offsets", "internal/positions", "internal/replication", "internal/flow", "internal/guarantee", "internal/backfill", "internal/replay", "internal/status", "internal/walheld", "internal/record", "internal/deadletter"},
+	"internal/connector": {[]string{"decoder", "router", "internal/format", "sink", "offsets", "internal/positions", "internal/replication", "internal/flow", "internal/guarantee", "internal/backfill", "internal/replay", "internal/status", "internal/walheld", "internal/record", "internal/deadletter", "internal/uptime"},
 		"the connector joins the stages and runs them; what the user configured is handed to it"},
 	"internal/check": {[]string{"sink", "offsets", "internal/deadletter", "internal/finding", "internal/positions", "internal/records", "internal/replication", "internal/remedy", "internal/retention"},
 		"a check asks those who start, and judges nothing that they judge"},
@@ -73,7 +74,7 @@ var rooms = map[string]room{
 	"internal/retention": {[]string{"internal/finding", "internal/replication", "internal/status"},
 		"retention is told what is delivered, and cannot ask for more; the connector does not wait for it"},
 	"internal/debezium":    {nil, "it turns one file into another; what comes out is read like any configuration"},
-	"internal/status":      {[]string{"internal/walheld"}, "the stages report to status; it never reaches back"},
+	"internal/status":      {[]string{"internal/walheld", "internal/uptime"}, "the stages report to status; it never reaches back"},
 	"internal/consumerlag": {[]string{"internal/remedy"}, "it watches other programs' groups; how its results are shown is others' matter"},
 	"internal/trace":       {[]string{"internal/event", "internal/finding", "internal/record"}, "it knows records; who delivers them, and when they count, is others' matter"},
 	"internal/systemd":     {nil, "it says what it is told to"},

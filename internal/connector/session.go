@@ -17,6 +17,7 @@ import (
 	"outboxd/internal/guarantee"
 	"outboxd/internal/replication"
 	"outboxd/internal/status"
+	"outboxd/internal/uptime"
 	"outboxd/offsets"
 	"outboxd/sink"
 )
@@ -41,8 +42,8 @@ type session struct {
 	looks   looks
 	// delivered is for who works beside the session.
 	delivered delivered
-	// storing is since when a position is being stored, Unix nanoseconds, 0 when none
-	// is: another goroutine watches it.
+	// storing is since when a position is being stored, as of uptime.Of, 0 when none is:
+	// another goroutine watches it.
 	storing atomic.Int64
 }
 
@@ -223,7 +224,7 @@ func (s *session) keepPositions(ctx context.Context) {
 
 // commit is the committer's, watched.
 func (s *session) commit(ctx context.Context) (offsets.Position, error) {
-	s.storing.Store(time.Now().UnixNano())
+	s.storing.Store(int64(uptime.Of(time.Now())))
 	defer s.storing.Store(0)
 	at, err := s.committer.Commit(ctx)
 	if err == nil {

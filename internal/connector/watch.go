@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"outboxd/internal/uptime"
 	"outboxd/sink"
 )
 
@@ -44,7 +45,7 @@ type watcher struct {
 }
 
 // watch runs beside whatever publishes until ctx ends. storing is since when a position
-// is being stored, Unix nanoseconds, 0 when none is; nil: none ever is.
+// is being stored, as of uptime.Of, 0 when none is; nil: none ever is.
 func (p *Connector) watch(ctx context.Context, k *sink.Kafka, storing *atomic.Int64) {
 	w := &watcher{p: p, sink: k, storing: storing, said: make(map[string]string), saidAt: make(map[string]time.Time)}
 	tick := time.NewTicker(watchEvery)
@@ -128,7 +129,7 @@ func (w *watcher) store(ctx context.Context) {
 		return
 	}
 	since := w.storing.Load()
-	waiting := w.waited(time.Since(time.Unix(0, since)))
+	waiting := w.waited(time.Since(uptime.At(time.Duration(since))))
 	if since == 0 || waiting < stallAfter {
 		if w.said[sideStore] != "" {
 			p.log.Info().Msg("positions are stored again")

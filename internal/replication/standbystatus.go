@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"outboxd/internal/uptime"
 	"outboxd/offsets"
 )
 
@@ -65,7 +66,7 @@ func (s *Stream) statusNow() error {
 
 // inform sends a status update if one is due. probe asks for an answer.
 func (s *Stream) inform(now time.Time, probe bool) error {
-	s.alive.Store(now.UnixNano())
+	s.alive.Store(int64(uptime.Of(now)))
 	if !s.statusDue.Swap(false) && !s.replyDue && !probe && now.Sub(s.lastStatus) < s.statusEvery {
 		return nil
 	}

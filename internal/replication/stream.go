@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/rs/zerolog"
+
+	"outboxd/internal/uptime"
 )
 
 // Limits of a stream's patience.
@@ -72,7 +74,7 @@ type Stream struct {
 	statusDue   atomic.Bool
 	interrupted atomic.Pointer[error]
 	received    atomic.Uint64
-	alive       atomic.Int64 // Unix nanoseconds, see Alive
+	alive       atomic.Int64 // as of uptime.Of, see Alive
 	// woken has a value when something is to be looked at that a stream which does
 	// not read would notice late.
 	woken chan struct{}
@@ -103,7 +105,7 @@ func newStream(conn net.Conn, pace pace, memory *Memory, statusEvery time.Durati
 	s := &Stream{conn: whole(conn), pace: pace, memory: memory, statusEvery: statusEvery, probeAfter: probeAfter, silentAfter: silentAfter, lastStatus: now, quietSince: now, woken: make(chan struct{}, 1)}
 	s.confirmed.Store(uint64(start))
 	s.received.Store(uint64(start))
-	s.alive.Store(now.UnixNano())
+	s.alive.Store(int64(uptime.Of(now)))
 	return s
 }
 
@@ -279,7 +281,7 @@ func (s *Stream) Addr() net.Addr { return s.conn.RemoteAddr() }
 
 // Alive returns when the reading goroutine was last seen at work. Reading or
 // waiting, it passes by at least every ten seconds.
-func (s *Stream) Alive() time.Time { return time.Unix(0, s.alive.Load()) }
+func (s *Stream) Alive() time.Time { return uptime.At(time.Duration(s.alive.Load())) }
 
 // Interrupt makes Next return the error, now and until Resume. The last one
 // counts.

@@ -16,8 +16,8 @@ type saved struct {
 // behind it, so long ago or so many bytes of WAL before the newest. The caller holds mu.
 func (v *verifier) old(at pglogrepl.LSN) {
 	r := v.w.o.rewind
-	if r.Age == 0 && r.Bytes == 0 {
-		return
+	if r.Age == 0 && r.Bytes == 0 || v.w.o.standby {
+		return // what is stored of a standby is older by how long the question for the timeline takes
 	}
 	var newest pglogrepl.LSN
 	long := false

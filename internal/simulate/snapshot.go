@@ -128,7 +128,7 @@ func (s *snapshot) MakeSlot(ctx context.Context) error {
 		if exists = p.slot != nil && !s.c.replaces; exists {
 			return
 		}
-		if inUse = p.sender != nil; inUse {
+		if inUse = p.slot != nil && p.slot.sender != nil; inUse {
 			return
 		}
 		p.w.verifier.backfilled(s.at)

@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"outboxd/internal/uptime"
 	"outboxd/internal/walheld"
 )
 
@@ -117,7 +118,7 @@ func (s *Status) Acked(topic string, committed, acked time.Time) {
 		s.lastCounter = s.topics[topic]
 	}
 	s.lastCounter.Inc()
-	s.ackedAt.Store(acked.UnixNano())
+	s.ackedAt.Store(int64(uptime.Of(acked)))
 	s.commitToAck.Observe(acked.Sub(committed).Seconds())
 }
 
@@ -127,7 +128,7 @@ func (s *Status) Acknowledged() time.Time {
 	if at == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, at)
+	return uptime.At(time.Duration(at))
 }
 
 // Metrics returns the metrics, to be read.

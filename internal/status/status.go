@@ -33,7 +33,7 @@ type Status struct {
 	lastTopic   string
 	lastCounter prometheus.Counter
 
-	ackedAt  atomic.Int64 // Unix nanoseconds; 0: never
+	ackedAt  atomic.Int64 // as of uptime.Of; 0: never
 	gauges   atomic.Pointer[Gauges]
 	slot     atomic.Pointer[Slot]
 	backfill atomic.Pointer[backfill]

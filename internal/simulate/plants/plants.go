@@ -60,4 +60,23 @@ var plants = []plant{
 	{"a stop between two attempts of a backfill is called clean", []edit{
 		{"internal/connector/backfill.go", "\tp.backfilled = max(p.backfilled, reader.Handed())\n", ""},
 	}},
+	{"the promotion of a standby is not noticed", []edit{
+		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\t_ = timeline\n"},
+	}},
+	{"the timeline is asked for before the newest position is taken", []edit{
+		{"offsets/committer.go", "\tnewest, now := ", "\tvar early int32\n\tif c.timeline != nil {\n\t\tvar err error\n\t\tif early, err = c.timeline(ctx); err != nil {\n\t\t\treturn c.at, err\n\t\t}\n\t}\n\tnewest, now := "},
+		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\tnext.Timeline = min(early, timeline)\n"},
+	}},
+	{"a start on a standby has the timeline of its connection", []edit{
+		{"internal/connector/start.go", "\tat.Timeline = now\n", "\t_ = now\n"},
+	}},
+	{"delivery.rewind counts what is not yet old enough", []edit{
+		{"offsets/rewind.go", "now.UnixMilli()-m.At >= r.Age.Milliseconds() &&", "now.UnixMilli()-m.At >= r.Age.Milliseconds()/2 &&"},
+	}},
+	{"a start confirms the window of delivery.rewind", []edit{
+		{"offsets/start.go", "\t\td.Confirmed = min(start, s.Server.Slot.ConfirmedFlush) // the window stays\n", ""},
+	}},
+	{"a clock that was set back holds WAL", []edit{
+		{"offsets/rewind.go", "\t\tpast[i].At = min(past[i].At, now.UnixMilli())\n", "\t\t_ = i\n"},
+	}},
 }
