@@ -123,6 +123,10 @@ type fakeConn struct{ f *fakeServer }
 
 func (c *fakeConn) ReplaceSlot()                                        {}
 func (c *fakeConn) Snapshot(context.Context) (Snapshot, error)          { return c.f.snapshot, nil }
+func (c *fakeConn) Inspect(ctx context.Context) (offsets.Server, error) { return c.Prepare(ctx, false) }
+func (c *fakeConn) StartCopy(context.Context, pglogrepl.LSN, *replication.Memory) (Stream, error) {
+	return nil, errors.New("not here")
+}
 func (c *fakeConn) EndStale(context.Context, replication.Backend) error { return nil }
 func (c *fakeConn) Prepare(context.Context, bool) (offsets.Server, error) {
 	c.f.mu.Lock()

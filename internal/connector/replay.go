@@ -41,7 +41,7 @@ func (p *Connector) Replay(ctx context.Context, r Replay) (Replayed, error) {
 	p.guarantee, p.o.Sink.TransactionalID = guarantee.NewAtLeastOnce(nil), ""
 	p.o.Format.Replayed = true
 	p.format = format.New(p.o.Format)
-	conn, err := replication.Connect(ctx, p.o.Source)
+	conn, err := p.open(ctx, p.o.Source)
 	if err != nil {
 		return Replayed{}, err
 	}
@@ -66,7 +66,7 @@ func (p *Connector) Replay(ctx context.Context, r Replay) (Replayed, error) {
 	return done, err
 }
 
-func (p *Connector) startReplay(ctx context.Context, conn *replication.Conn, r Replay) (Replayed, *replication.Stream, error) {
+func (p *Connector) startReplay(ctx context.Context, conn Connection, r Replay) (Replayed, Stream, error) {
 	p.memory = replication.NewMemory(p.o.MemoryLimit)
 	server, err := conn.Inspect(ctx)
 	if err != nil {
@@ -101,7 +101,7 @@ func (r Replay) within(window offsets.Window) (Replayed, error) {
 // replaySession publishes a past window and confirms nothing.
 type replaySession struct {
 	p       *Connector
-	stream  *replication.Stream
+	stream  Stream
 	flow    *flow.Flow
 	sink    *sink.Kafka
 	counter *replay.Counter

@@ -37,6 +37,10 @@ type Connection interface {
 	Keeps() time.Duration
 	Backend() replication.Backend
 	Stream(ctx context.Context, start, confirmed pglogrepl.LSN, memory *replication.Memory) (Stream, error)
+	// Inspect changes nothing. StartCopy streams from a copy of the slot, which ends with
+	// the stream.
+	Inspect(ctx context.Context) (offsets.Server, error)
+	StartCopy(ctx context.Context, start pglogrepl.LSN, memory *replication.Memory) (Stream, error)
 	Close()
 }
 
@@ -94,6 +98,14 @@ func openPostgres(ctx context.Context, o replication.Options) (Connection, error
 
 func (c postgres) Stream(ctx context.Context, start, confirmed pglogrepl.LSN, memory *replication.Memory) (Stream, error) {
 	s, err := c.Start(ctx, start, confirmed, memory)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c postgres) StartCopy(ctx context.Context, start pglogrepl.LSN, memory *replication.Memory) (Stream, error) {
+	s, err := c.Conn.StartCopy(ctx, start, memory)
 	if err != nil {
 		return nil, err
 	}

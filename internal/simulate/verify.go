@@ -294,12 +294,15 @@ func (v *verifier) sync() {
 // arrive takes one record of an event.
 func (v *verifier) arrive(r *kgo.Record) {
 	var id, position string
+	replayed := false
 	for _, h := range r.Headers {
 		switch h.Key {
 		case "id":
 			id = string(h.Value)
 		case "position":
 			position = string(h.Value)
+		case "replayed":
+			replayed = true
 		}
 	}
 	s := v.rows[id]
@@ -310,6 +313,9 @@ func (v *verifier) arrive(r *kgo.Record) {
 		return
 	case s.tx.commit == 0:
 		v.broken("%s is of a transaction that is not committed (rolled back %t)", where, s.tx.aborted)
+		return
+	case replayed:
+		v.again(r, s, position, where)
 		return
 	case s.tx.lost && v.w.o.standby:
 		v.broken("%s is of a transaction that the standby never had", where)

@@ -15,9 +15,10 @@ import (
 // WalSndLoop in PostgreSQL's walsender.c. A goroutine reads the client's status
 // updates, another decodes and sends.
 type walsender struct {
-	s    *postgres
-	link *link
-	pid  uint32
+	s      *postgres
+	link   *link
+	pid    uint32
+	copied bool // it streams from a copy of the slot
 	// from is the position from which on transactions are sent.
 	from pglogrepl.LSN
 
@@ -40,13 +41,21 @@ type walsender struct {
 
 // streamFrom starts to send. The caller holds postgres.mu.
 func (s *postgres) streamFrom(l *link, pid uint32, start pglogrepl.LSN) *walsender {
-	w := &walsender{s: s, link: l, pid: pid, from: max(start, s.slot.confirmed), lastReply: time.Now(), woken: make(chan struct{}, 1)}
+	w := s.copyFrom(l, pid, start)
+	w.copied = false
+	s.slot.sender = w
+	return w
+}
+
+// copyFrom starts to send from a copy of the slot. The caller holds postgres.mu, so that
+// the sender has not begun.
+func (s *postgres) copyFrom(l *link, pid uint32, start pglogrepl.LSN) *walsender {
+	w := &walsender{s: s, link: l, pid: pid, copied: true, from: max(start, s.slot.confirmed), lastReply: time.Now(), woken: make(chan struct{}, 1)}
 	w.sent = s.slot.confirmed
 	restart := s.restart()
 	for w.next < len(s.log) && s.log[w.next].end <= restart {
 		w.next++
 	}
-	s.slot.sender = w
 	s.w.servers.Go(w.receive)
 	s.w.servers.Go(w.send)
 	return w
@@ -115,7 +124,9 @@ func (w *walsender) status(body []byte) {
 		has = w.s.slot.confirmed
 	}
 	w.s.mu.Unlock()
-	w.s.w.verifier.told(written, flushed, applied, has, end)
+	if !w.copied {
+		w.s.w.verifier.told(written, flushed, applied, has, end)
+	}
 	w.mu.Lock()
 	w.flush, w.lastReply, w.replied = flushed, time.Now(), true
 	w.requested = w.requested || body[33] != 0

@@ -46,6 +46,9 @@ func wide(seed uint64) (options, []step) {
 			add(m.clockFault())
 		}
 	}
+	if !o.deadLetters && o.backfill == 0 && r.IntN(8) == 0 {
+		add(m.replayStep())
+	}
 	if r.IntN(5000) == 0 {
 		add(step{what: "a transaction of 100000 rows", do: func(w *world) {
 			tx := w.server.begin()

@@ -40,8 +40,9 @@ type world struct {
 	stopped   bool // no process is started again
 	blurred   bool // a process was paused
 	clock     hostClock
-	falls     int  // how often the slot may have fallen back
-	mixed     bool // a process has ended since the last look
+	replay    *replay // nil: none was begun; guarded by verifier.mu
+	falls     int     // how often the slot may have fallen back
+	mixed     bool    // a process has ended since the last look
 	restarts  []restart
 	later     []timed
 	all       sync.WaitGroup // of processes
@@ -100,6 +101,10 @@ const endLimit = 10 * time.Minute
 func (w *world) close() bool {
 	for _, p := range slices.Clone(w.processes) {
 		w.kill(p, false)
+	}
+	if w.replay != nil {
+		w.replay.p.kill(false)
+		w.replay.p.stop()
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -293,7 +298,11 @@ func (w *world) heal() {
 	w.due(true)
 	w.server.start()
 	w.server.update(func() { w.server.lagging = false })
-	for _, p := range w.processes {
+	running := w.processes
+	if w.replay != nil {
+		running = append(slices.Clone(running), w.replay.p)
+	}
+	for _, p := range running {
 		p.pause(false)
 		for _, s := range []side{postgresSide, kafkaSide} {
 			p.silence(s, false)
@@ -322,6 +331,12 @@ func (w *world) finish() {
 	if !w.until(deliverLimit, w.verifier.delivered) {
 		if w.verifier.err() == nil {
 			w.verifier.breaks("not everything was delivered within %s after the last fault: %s", deliverLimit, w.verifier.missing())
+		}
+		return
+	}
+	if !w.until(replayLimit, w.verifier.replayed) {
+		if w.verifier.err() == nil {
+			w.verifier.breaks("a replay that has ended well, or should have, has not published its window within %s", replayLimit)
 		}
 		return
 	}
