@@ -46,7 +46,11 @@ func wide(seed uint64) (options, []step) {
 			add(m.clockFault())
 		}
 	}
-	if !o.deadLetters && o.backfill == 0 && r.IntN(8) == 0 {
+	often := 16
+	if o.rewind != (offsets.Rewind{}) {
+		often = 2 // there is something to replay
+	}
+	if !o.deadLetters && o.backfill == 0 && r.IntN(often) == 0 {
 		add(m.replayStep())
 	}
 	if r.IntN(5000) == 0 {

@@ -79,4 +79,10 @@ var plants = []plant{
 	{"a clock that was set back holds WAL", []edit{
 		{"offsets/rewind.go", "\t\tpast[i].At = min(past[i].At, now.UnixMilli())\n", "\t\t_ = i\n"},
 	}},
+	{"a replay begins at the slot's position, whatever the window", []edit{
+		{"internal/replay/replay.go", "s.open, s.before = true, commit < s.from", "s.open, s.before = true, false"},
+	}},
+	{"a replay ends before everything is acknowledged", []edit{
+		{"internal/connector/replay.go", "\tcase <-r.tracker.Drained():\n", "\tcase <-r.tracker.Drained():\n\tdefault:\n"},
+	}},
 }
