@@ -2,7 +2,7 @@
 // against a simulated PostgreSQL and a simulated Kafka that fail in every way that a
 // seed can think of, and holds it to what it promises after each step.
 //
-//	seed ──▶ options, steps (steps.go, faults.go)
+//	seed ──▶ options, steps (steps.go, faults.go; widen.go)
 //	             │
 //	             ▼                     one bubble of testing/synctest a seed
 //	postgres ◀─ link ─ process ─ link ─▶ kafka      (pipe.go, process.go)
@@ -16,12 +16,14 @@
 //
 //   - PostgreSQL (wal.go, postgres.go, walsender.go): WAL in which transactions
 //     interleave, a slot by the server's own rules, keepalives that name what was
-//     decoded, wal_sender_timeout, crashes, standbys that are promoted. Commands are
-//     method calls (connection.go), the stream is bytes.
+//     decoded, wal_sender_timeout, crashes, standbys that are promoted, also while they
+//     stream. Commands are method calls (connection.go, snapshot.go, replay.go), the
+//     stream is bytes.
 //   - the network (pipe.go): it is slow, silent, cut, or loses an answer.
-//   - the broker's faults (kafka.go, faults.go), by kfake's own means.
+//   - the brokers' faults (kafka.go, faults.go, brokers.go), by kfake's own means.
 //   - processes (process.go): one that is killed reaches nothing any more; one that is
 //     paused reaches nothing until it goes on.
+//   - the time of day (clock.go), which is set ahead and back.
 //   - time: a bubble's clock stands still while anything can go on, and then jumps.
 //
 // A seed chooses the configuration, the workload and the faults, but not the order in
@@ -35,9 +37,10 @@
 //   - what a kernel sends after its process is gone. With transactions it may arrive
 //     late; without, it arrives at once or never, since nothing could put it right:
 //     that is why the guarantee is called at least once, and what exactly_once is for;
-//   - several brokers: the client holds a lock while it asks for a producer's id, and
-//     a goroutine that waits for a lock keeps a bubble's clock from moving;
+//   - several brokers without the build tag synctests: the client holds a lock while it
+//     asks for a producer's id, and a goroutine that waits for a lock keeps a bubble's
+//     clock from moving (several.go);
 //   - commands and the catalog of PostgreSQL: tables that are replaced, publications
-//     that change, standbys that decode, snapshots. Those are e2e's matter;
+//     that change, the queries of a snapshot. Those are e2e's matter;
 //   - speed, and memory as the system counts it.
 package simulate
