@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +23,8 @@ import (
 
 // bare is what a connector costs at least: it reads the stream and, with
 // -deliver, produces a record for each insert. It has no configuration, checks
-// nothing, remembers nothing and recovers from nothing.
+// nothing, remembers nothing and recovers from nothing. Its memory is bounded as outboxd's
+// is (kafka.max_buffered), and its client has the same settings.
 func bare(args []string) error {
 	flags := flag.NewFlagSet("bare", flag.ExitOnError)
 	eager := flags.Bool("eager", false, "read as soon as something is there")
@@ -31,6 +33,8 @@ func bare(args []string) error {
 	receiveBuffer := flags.Int("buffer", 256<<10, "receive buffer of the socket, if not eager, in bytes")
 	rest := flags.Duration("rest", 10*time.Millisecond, "how long to wait after a read of less than half a receive buffer, if not eager")
 	look := flags.Bool("look", false, "while waiting, look every millisecond whether more is worth waiting for")
+	compression := flags.String("compression", "lz4", "none, lz4 or zstd")
+	byType := flags.Bool("bytype", false, "the topic's name ends in each event's type")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -46,12 +50,19 @@ func bare(args []string) error {
 	if err != nil {
 		return err
 	}
-	r := bareReader{conn: conn, headers: *headers, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, buf: make([]byte, max(512<<10, 2**receiveBuffer))}
+	codecs, ok := map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()}[*compression]
+	if !ok {
+		return fmt.Errorf("no compression %q", *compression)
+	}
+	debug.SetGCPercent(bareGCPercent)
+	debug.SetMemoryLimit(bareHeap)
+	r := bareReader{conn: conn, headers: *headers, look: *look, rest: *rest, little: *receiveBuffer / 2, events: events, topic: topic, byType: *byType, topics: make(map[string]string), buf: make([]byte, max(512<<10, 2**receiveBuffer))}
 	if *deliver {
-		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
-			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		r.client, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.ProducerBatchCompression(codecs),
+			kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(1_048_588), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+			kgo.MaxBufferedRecords(bareEvents/bareOverhead), kgo.MaxBufferedBytes(bareEvents),
 			// As outboxd's, see sink/leaders.go: it waits no longer for a new leader.
-			kgo.MetadataMinAge(100*time.Millisecond),
+			kgo.MetadataMinAge(100*time.Millisecond), kgo.RequestRetries(300), kgo.UnknownTopicRetries(-1),
 			kgo.RetryBackoffFn(func(tries int) time.Duration { return min(25*time.Millisecond<<min(tries-1, 3), 200*time.Millisecond) }))
 		if err != nil {
 			return err
@@ -69,6 +80,17 @@ func bare(args []string) error {
 	fmt.Println(r.reads, segments(conn))
 	return nil
 }
+
+const (
+	// bareHeap and bareGCPercent are what outboxd tells the Go runtime, and bareEvents is
+	// what it lets events take, of the 64 MiB that kafka.max_buffered is by default
+	// (cmd/outboxd/run.go, wiring.go).
+	bareHeap      = 38 << 20
+	bareGCPercent = 40
+	bareEvents    = 20 << 20
+	// bareOverhead is what a record of 300 bytes takes in memory, with the client's share.
+	bareOverhead = 1400
+)
 
 // segments is how many TCP segments with data have arrived.
 func segments(conn net.Conn) (n uint32) {
@@ -127,6 +149,8 @@ type bareReader struct {
 	little  int
 	events  int64
 	topic   string
+	byType  bool
+	topics  map[string]string // by type, with byType
 	buf     []byte
 	reads   int
 	seen    int64
@@ -159,7 +183,9 @@ func (r *bareReader) read() error {
 			}
 			rest = rest[size:]
 		}
-		used = copy(r.buf, rest)
+		if used = copy(r.buf, rest); used == len(r.buf) {
+			r.buf = append(r.buf, make([]byte, len(r.buf))...)
+		}
 		if time.Since(status) > 5*time.Second {
 			// The slot stays where it is: every run starts at the same place.
 			if _, err := r.conn.Write(append([]byte{'d', 0, 0, 0, 38, 'r'}, make([]byte, 33)...)); err != nil {
@@ -227,7 +253,15 @@ func (r *bareReader) message(m []byte) error {
 		columns[i] = row[5 : 5+size]
 		row = row[5+size:]
 	}
-	record := &kgo.Record{Topic: r.topic, Key: append([]byte(nil), columns[2]...), Value: append([]byte(nil), columns[4]...)}
+	topic := r.topic
+	if r.byType {
+		var known bool
+		if topic, known = r.topics[string(columns[3])]; !known {
+			topic = r.topic + string(columns[3])
+			r.topics[string(columns[3])] = topic
+		}
+	}
+	record := &kgo.Record{Topic: topic, Key: append([]byte(nil), columns[2]...), Value: append([]byte(nil), columns[4]...)}
 	record.Headers = []kgo.RecordHeader{{Key: "id", Value: append([]byte(nil), columns[0]...)}}
 	if r.headers {
 		r.number++

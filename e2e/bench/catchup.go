@@ -21,8 +21,26 @@ import (
 // target is what a contestant is pointed at.
 type target struct {
 	database, slot, topic string // topic: the whole name of the only topic
-	events                int
-	distant               bool // behind the bench's line
+	// types are the types of events, if there are several: topic then ends in each of them
+	// instead of "placed".
+	types   []string
+	events  int
+	distant bool // behind the bench's line
+	// brokers to use in place of the bench's; nil for none.
+	brokers []string
+}
+
+// prefix is the name of a topic without the type of its events.
+func (t target) prefix() string { return strings.TrimSuffix(t.topic, "placed") }
+
+func (t target) topics() (names []string) {
+	for _, kind := range t.types {
+		names = append(names, t.prefix()+kind)
+	}
+	if names == nil {
+		names = []string{t.topic}
+	}
+	return names
 }
 
 // result is one run.
@@ -35,6 +53,7 @@ type result struct {
 	broker            time.Duration // CPU of Kafka meanwhile
 	batches           int           // that Kafka has stored
 	reads, segments   int           // of the replication connection, where a reader counts them
+	pause             time.Duration // the longest without progress, after the first record; 0 with many partitions
 }
 
 // catchUp lets every contestant drain the same rows, in turns.
@@ -78,11 +97,15 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 
 	to := func(contestant, run int) target {
 		slot := name(contestant, run)
-		return target{database: database, slot: slot, topic: slot + ".placed", events: events, distant: s.roundTrip > 0}
+		t := target{database: database, slot: slot, topic: slot + ".placed", events: events, distant: s.roundTrip > 0}
+		for i := range s.types {
+			t.types = append(t.types, fmt.Sprintf("type%d", i))
+		}
+		return t
 	}
 	if !b.warm {
 		if err := b.warmUp(func(n int) error {
-			_, err := b.drain(ctx, contestants[0], to(0, b.runs+n))
+			_, err := b.drain(ctx, s, contestants[0], to(0, b.runs+n))
 			return err
 		}); err != nil {
 			return err
@@ -90,7 +113,10 @@ func catchUp(ctx context.Context, b *bench, s scenario) error {
 		b.warm = true
 	}
 	results, err := inTurns(b, contestants, func(c contestant, i, r int) (result, string, error) {
-		res, err := b.drain(ctx, c, to(i, r))
+		res, err := b.drain(ctx, s, c, to(i, r))
+		if err == nil && s.after != nil {
+			err = s.after(res)
+		}
 		return res, res.line(events), err
 	})
 	if err != nil {
@@ -141,9 +167,9 @@ func inTurns[R any](b *bench, contestants []contestant, run func(c contestant, i
 	return results, nil
 }
 
-// drain lets a contestant fill a topic that exists only meanwhile.
-func (b *bench) drain(ctx context.Context, c contestant, t target) (result, error) {
-	if err := b.createTopic(ctx, t.topic); err != nil {
+// drain lets a contestant fill topics that exist only meanwhile.
+func (b *bench) drain(ctx context.Context, s scenario, c contestant, t target) (result, error) {
+	if err := b.createTopics(ctx, s, t.topics()...); err != nil {
 		return result{}, err
 	}
 	before := b.brokerCPU()
@@ -152,10 +178,14 @@ func (b *bench) drain(ctx context.Context, c contestant, t target) (result, erro
 		return res, err
 	}
 	res.broker = b.brokerCPU() - before
-	if res.batches, err = storedBatches(b.kafka.DataDir(0), t.topic); err != nil {
-		return res, err
+	for _, topic := range t.topics() {
+		n, err := storedBatches(b.kafka.DataDir(0), topic)
+		if err != nil {
+			return res, err
+		}
+		res.batches += n
 	}
-	return res, b.deleteTopic(ctx, t.topic)
+	return res, b.deleteTopics(ctx, t.topics()...)
 }
 
 func dropSlots(ctx context.Context, conn *pgx.Conn, slots []string) {
@@ -173,30 +203,59 @@ func (b *bench) client() (*kgo.Client, error) {
 	return kgo.NewClient(kgo.SeedBrokers(b.kafka.Brokers()...), kgo.MetadataMinAge(10*time.Millisecond))
 }
 
+// partitions of a topic, unless the scenario says otherwise.
 const partitions = 3
 
 func (b *bench) createTopic(ctx context.Context, topic string) error {
+	return b.createTopics(ctx, scenario{fresh: true}, topic)
+}
+
+// createTopics makes a scenario's topics, and waits until all of their partitions have
+// leaders, unless they are to be fresh.
+func (b *bench) createTopics(ctx context.Context, s scenario, topics ...string) error {
 	client, err := b.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	_, err = kadm.NewClient(client).CreateTopic(ctx, partitions, 1, nil, topic)
-	return err
+	n := partitions
+	if s.partitions > 0 {
+		n = s.partitions
+	}
+	admin := kadm.NewClient(client)
+	if _, err := admin.CreateTopics(ctx, int32(n), 1, nil, topics...); err != nil || s.fresh {
+		return err
+	}
+	for ctx.Err() == nil {
+		ends, err := admin.ListEndOffsets(ctx, topics...)
+		led := 0
+		ends.Each(func(o kadm.ListedOffset) {
+			if o.Err == nil {
+				led++
+			}
+		})
+		if err == nil && led == n*len(topics) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return ctx.Err()
 }
 
-func (b *bench) deleteTopic(ctx context.Context, topic string) error {
+func (b *bench) deleteTopics(ctx context.Context, topics ...string) error {
 	client, err := b.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	_, err = kadm.NewClient(client).DeleteTopic(ctx, topic)
+	_, err = kadm.NewClient(client).DeleteTopics(ctx, topics...)
 	return err
 }
 
-// arrival watches a topic fill up. Records of transactions have markers among
-// them, one a transaction and partition: too few to count.
+// arrival watches the topics fill up. Records of transactions have markers among
+// them, one a transaction and partition: too few to count. Each look costs the broker CPU
+// time that grows with the partitions, and is not the contestants': with many there are
+// fewer, until half or all of the records are nearly there.
 func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res result, err error) {
 	client, err := b.client()
 	if err != nil {
@@ -206,13 +265,14 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 	admin := kadm.NewClient(client)
 	var half time.Duration
 	seen, changed := int64(0), time.Now()
+	topics := t.topics()
 	for {
 		// A topic just made has no leader yet.
-		n := seen
-		ends, err := admin.ListEndOffsets(ctx, t.topic)
+		n, looked := seen, 0
+		ends, err := admin.ListEndOffsets(ctx, topics...)
 		if err == nil {
 			n = 0
-			ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+			ends.Each(func(o kadm.ListedOffset) { n, looked = n+max(o.Offset, 0), looked+1 })
 		}
 		since := time.Since(started)
 		if n > 0 && res.first == 0 {
@@ -225,17 +285,37 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 			res.whole, res.secondHalf = since, since-half
 			return res, nil
 		}
-		if n != seen {
+		if n > seen {
+			if seen > 0 && looked <= fewPartitions {
+				res.pause = max(res.pause, time.Since(changed))
+			}
 			seen, changed = n, time.Now()
 		} else if time.Since(changed) > time.Minute {
-			return res, errors.Join(errors.New("nothing arrives any more"), err)
+			return res, errors.Join(fmt.Errorf("nothing arrives any more after %d records", n), err)
 		}
 		select {
 		case <-ctx.Done():
 			return res, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(nextLook(n, int64(t.events), since-res.first, looked)):
 		}
 	}
+}
+
+// fewPartitions cost little to look at.
+const fewPartitions = 20
+
+// nextLook is how long to wait before the next look at so many partitions, after n of all
+// records in so much time.
+func nextLook(n, all int64, took time.Duration, partitions int) time.Duration {
+	const soon, late = 20 * time.Millisecond, 500 * time.Millisecond
+	if partitions <= fewPartitions || n <= 0 {
+		return soon
+	}
+	left := all - n
+	if n < all/2 {
+		left = all/2 - n
+	}
+	return min(max(time.Duration(float64(took)*float64(left)/float64(n)/2), soon), late)
 }
 
 // walsender returns the CPU time that the slot's server process has used.

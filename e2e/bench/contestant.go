@@ -50,10 +50,13 @@ func (b *bench) contestants() []contestant {
 }
 
 // binaries returns this program, and those that are to be measured beside it.
-func (b *bench) binaries() []contestant {
-	all := []contestant{b.outboxd("outboxd", b.binary, "")}
+func (b *bench) binaries() []contestant { return b.binariesWith("", "") }
+
+// binariesWith returns the same with a further name and configuration.
+func (b *bench) binariesWith(name, extra string, env ...string) []contestant {
+	all := []contestant{b.outboxd("outboxd"+name, b.binary, extra, env...)}
 	for _, binary := range b.others() {
-		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary), binary, ""))
+		all = append(all, b.outboxd("outboxd, "+filepath.Base(binary)+name, binary, extra, env...))
 	}
 	return all
 }
@@ -108,8 +111,8 @@ func (b *bench) kept(all []contestant) []contestant {
 }
 
 // outboxd is a contestant from a binary of this program, with further
-// configuration.
-func (*bench) outboxd(name, binary, extra string) contestant {
+// configuration, in its file and in its environment.
+func (*bench) outboxd(name, binary, extra string, env ...string) contestant {
 	return contestant{
 		name: name,
 		run: func(ctx context.Context, b *bench, t target) (result, error) {
@@ -117,6 +120,7 @@ func (*bench) outboxd(name, binary, extra string) contestant {
 			if err != nil {
 				return result{}, err
 			}
+			cmd.Env = append(os.Environ(), env...)
 			return b.measure(ctx, t, cmd)
 		},
 		start: func(_ context.Context, b *bench, t target) (runner, error) {
@@ -124,6 +128,7 @@ func (*bench) outboxd(name, binary, extra string) contestant {
 			if err != nil {
 				return nil, err
 			}
+			cmd.Env = append(os.Environ(), env...)
 			return startProcess(cmd)
 		},
 	}
@@ -132,12 +137,20 @@ func (*bench) outboxd(name, binary, extra string) contestant {
 func (b *bench) outboxdCommand(binary, extra string, t target) (*exec.Cmd, error) {
 	file := filepath.Join(b.dir, t.slot+".yaml")
 	config := fmt.Sprintf(`postgres: {dsn: "%s", slot: %s}
-kafka: {brokers: ["%s"]}
+kafka: {brokers: [%q]}
 route: {topic: "%s{type}"}
 http: {listen: ""}
 %s
-`, b.dsn(t), t.slot, b.kafka.Brokers()[0], strings.TrimSuffix(t.topic, "placed"), extra)
+`, b.dsn(t), t.slot, b.brokers(t)[0], t.prefix(), extra)
 	return exec.Command(binary, "run", "--config", file), os.WriteFile(file, []byte(config), 0o600)
+}
+
+// brokers are what a contestant is pointed at.
+func (b *bench) brokers(t target) []string {
+	if t.brokers != nil {
+		return t.brokers
+	}
+	return b.kafka.Brokers()
 }
 
 func runBare(flags ...string) func(context.Context, *bench, target) (result, error) {
@@ -166,8 +179,11 @@ func (b *bench) bareCommand(t target, flags ...string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"bare"}, flags...)
-	return exec.Command(self, append(args, b.dsn(t), t.slot, b.kafka.Brokers()[0], t.topic, strconv.Itoa(t.events))...), nil
+	args, topic := append([]string{"bare"}, flags...), t.topic
+	if t.types != nil {
+		args, topic = append(args, "-bytype"), t.prefix()
+	}
+	return exec.Command(self, append(args, b.dsn(t), t.slot, b.brokers(t)[0], topic, strconv.Itoa(t.events))...), nil
 }
 
 // process is a contestant of ours.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"outboxd/e2e/bench/debezium"
@@ -21,7 +20,7 @@ func debeziumContestants() []contestant {
 func (b *bench) debeziumOptions(t target, profile debezium.Profile) debezium.Options {
 	return debezium.Options{
 		DSN: b.postgres.DSN(t.database), Brokers: b.kafka.Brokers(), Profile: profile,
-		Slot: t.slot, Publication: "outboxd", RouteBy: "type", TopicPrefix: strings.TrimSuffix(t.topic, "placed"), Heap: "512m",
+		Slot: t.slot, Publication: "outboxd", RouteBy: "type", TopicPrefix: t.prefix(), Heap: "512m",
 	}
 }
 

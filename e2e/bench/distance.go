@@ -72,21 +72,31 @@ func (b *bench) connectLine(ctx context.Context) error {
 		return err
 	}
 	broker := b.kafka.Brokers()[0]
-	listener, err := b.line.Listen(broker)
+	listener, err := b.relayInside(broker, broker)
 	if err != nil {
 		return err
 	}
 	context.AfterFunc(ctx, func() { listener.Close() })
+	return nil
+}
+
+// relayInside listens at the line's far end, and leads to an address of this machine,
+// until the listener is closed.
+func (b *bench) relayInside(address, to string) (net.Listener, error) {
+	listener, err := b.line.Listen(address)
+	if err != nil {
+		return nil, err
+	}
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go relay(conn, broker)
+			go relay(conn, to)
 		}
 	}()
-	return nil
+	return listener, nil
 }
 
 // relay copies both ways until either side ends.

@@ -67,13 +67,17 @@ type bench struct {
 	postgres *testbed.Postgres
 	kafka    *testbed.Kafka
 	registry *testbed.Registry // for the scenario with formats
-	line     *distance.Line    // for the scenario with distances
+	line     *distance.Line    // for the scenarios with distances
 	counter  int
 	warm     bool // the broker has taken a catch-up before
 }
 
 // kafkaJVM are the options that Kafka's own start script gives a broker.
 var kafkaJVM = []string{"-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"}
+
+func kafkaOptions() testbed.KafkaOptions {
+	return testbed.KafkaOptions{JVM: kafkaJVM, Settings: map[string]string{"log.retention.check.interval.ms": "3600000"}}
+}
 
 func (b *bench) run(ctx context.Context, only string) error {
 	chosen, err := chooseScenarios(only)
@@ -87,9 +91,9 @@ func (b *bench) run(ctx context.Context, only string) error {
 		if b.debezium {
 			return errors.New("with -debezium, PostgreSQL is reached over TCP alone")
 		}
-		aboutTCP := func(s scenario) bool { return s.name == "distance" || s.name == "reading" }
+		aboutTCP := func(s scenario) bool { return s.name == "distance" || s.name == "zone" || s.name == "reading" }
 		if only != "" && slices.ContainsFunc(chosen, aboutTCP) {
-			return errors.New("the scenarios distance and reading are about TCP")
+			return errors.New("the scenarios distance, zone and reading are about TCP")
 		}
 		chosen = slices.DeleteFunc(chosen, aboutTCP)
 	}
@@ -107,7 +111,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		"max_replication_slots": "200", // one for each run of each contestant
 		"max_wal_size":          "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "autovacuum": "off", "track_commit_timestamp": "on",
 	}
-	isDistance := func(s scenario) bool { return s.name == "distance" }
+	isDistance := func(s scenario) bool { return s.name == "distance" || s.name == "zone" }
 	if slices.ContainsFunc(chosen, isDistance) {
 		// Before PostgreSQL, which listens on it.
 		b.line, err = distance.Open()
@@ -127,9 +131,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		return err
 	}
 	defer b.postgres.Close()
-	if b.kafka, err = testbed.StartKafka(ctx, testbed.KafkaOptions{JVM: kafkaJVM, Settings: map[string]string{
-		"log.retention.check.interval.ms": "3600000",
-	}}); err != nil {
+	if b.kafka, err = testbed.StartKafka(ctx, kafkaOptions()); err != nil {
 		return err
 	}
 	defer b.kafka.Close()

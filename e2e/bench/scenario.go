@@ -20,6 +20,16 @@ type scenario struct {
 	share     float64       // of -events
 	foreign   int           // rows of another table for each event
 	roundTrip time.Duration // of the line to PostgreSQL; 0 for none
+	random    bool          // payloads that do not compress
+	types     int           // of events, each with a topic of its own; 0 for one
+	// partitions of each topic; 0 for the default. They have leaders before the clock starts,
+	// unless the topics are fresh.
+	partitions int
+	fresh      bool
+	// forms are those of a scenario that has several; -only takes their names, too.
+	forms []scenario
+	// after looks at each run of a catch-up; nil for nobody.
+	after func(result) error
 	// contestants; nil for all programs.
 	contestants func(*bench) []contestant
 }
@@ -43,6 +53,15 @@ var scenarios = []scenario{
 		contestants: (*bench).formats},
 	{name: "guarantees", title: "catch-up, each guarantee, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).guarantees},
+	{name: "partitions", title: "catch-up, few to many partitions", run: variants, forms: manyPartitions, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
+	{name: "payloads", title: "catch-up, small to large payloads", run: variants, forms: payloads(), share: 1, contestants: (*bench).plain},
+	{name: "compression", title: "catch-up, each codec, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
+		contestants: (*bench).compressions},
+	{name: "zone", title: "catch-up, Kafka some milliseconds away", run: zones, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
+	{name: "leaders", title: "the longest time without delivery, three brokers, 1,000 events a second to 12 partitions", run: leaders, contestants: (*bench).steadies},
+	{name: "stall", title: "Kafka is away for 20 s, 1,000 events a second", run: stalls, contestants: (*bench).steadies},
+	{name: "inarow", title: "40 catch-ups in a row, 4 partitions, the topic just made", run: inARow, rowsPerTx: 100, payload: 300, share: 0.1, partitions: 4, fresh: true,
+		contestants: (*bench).binaries},
 	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1},
 	{name: "latencyonce", title: "commit to consumed, each guarantee, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1,
 		contestants: (*bench).guarantees},
@@ -68,13 +87,29 @@ func chooseScenarios(only string) ([]scenario, error) {
 	}
 	var chosen []scenario
 	for name := range strings.SplitSeq(only, ",") {
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
-		if i < 0 {
+		s, ok := scenarioNamed(name)
+		if !ok {
 			return nil, fmt.Errorf("no scenario %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
-		chosen = append(chosen, scenarios[i])
+		chosen = append(chosen, s)
 	}
 	return chosen, nil
+}
+
+// scenarioNamed finds a scenario, or one form of it by both of their names.
+func scenarioNamed(name string) (scenario, bool) {
+	for _, s := range scenarios {
+		if s.name == name {
+			return s, true
+		}
+		for _, form := range s.forms {
+			if s.name+"-"+form.name == name {
+				s.forms = []scenario{form}
+				return s, true
+			}
+		}
+	}
+	return scenario{}, false
 }
 
 // outbox makes a database with an empty outbox, a table of other rows, the
@@ -91,13 +126,17 @@ func (b *bench) outbox(ctx context.Context, name string) (*pgx.Conn, error) {
 		CREATE TABLE outbox (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
 		CREATE TABLE business (id bigint, note text);
 		CREATE PUBLICATION outboxd FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true);
-		CREATE PROCEDURE fill(txs int, rows int, size int, other int) LANGUAGE plpgsql AS $$
+		CREATE FUNCTION noise(n bigint, size int) RETURNS text LANGUAGE sql AS $$
+		  SELECT left(string_agg(translate(encode(sha512((n || '-' || k)::bytea), 'base64'), E'\n', ''), ''), size) FROM generate_series(1, size / 88 + 1) k
+		$$;
+		CREATE PROCEDURE fill(txs int, rows int, size int, other int, types int, random bool) LANGUAGE plpgsql AS $$
 		BEGIN
 		  FOR i IN 0 .. txs - 1 LOOP
 		    INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-		    SELECT 'order', 'order-' || ((i::bigint * rows + j) * 7919 % 50000), 'placed',
-		      jsonb_build_object('n', i::bigint * rows + j, 'amount', '12.50', 'text',
-		        rpad('', greatest(size - 60, 1), md5((i::bigint * rows + j)::text) || md5((i + j)::text)))
+		    SELECT 'order', 'order-' || ((i::bigint * rows + j) * 7919 % 50000), CASE WHEN types > 1 THEN 'type' || (i::bigint * rows + j) % types ELSE 'placed' END,
+		      jsonb_build_object('n', i::bigint * rows + j, 'amount', '12.50', 'text', CASE
+		        WHEN random THEN noise(i::bigint * rows + j, greatest(size - 60, 1))
+		        ELSE rpad('', greatest(size - 60, 1), md5((i::bigint * rows + j)::text) || md5((i + j)::text)) END)
 		    FROM generate_series(1, rows) j;
 		    IF other > 0 THEN
 		      INSERT INTO business SELECT k, md5(k::text) FROM generate_series(1, rows * other) k;
@@ -114,6 +153,6 @@ func (s scenario) fill(ctx context.Context, conn *pgx.Conn, events int) (int, er
 	n := int(float64(events) * s.share)
 	rows := min(s.rowsPerTx, n)
 	txs := n / rows
-	_, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d, %d)", txs, rows, s.payload, s.foreign))
+	_, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d, %d, %d, %t)", txs, rows, s.payload, s.foreign, s.types, s.random))
 	return txs * rows, err
 }

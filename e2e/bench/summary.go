@@ -15,6 +15,9 @@ func (r result) line(events int) string {
 	if r.batches > 0 {
 		line += fmt.Sprintf("  Kafka %5.2f s/M, %4d records a batch", r.broker.Seconds()/per, events/r.batches)
 	}
+	if r.pause > 0 {
+		line += fmt.Sprintf("  longest pause %4d ms", r.pause.Milliseconds())
+	}
 	if r.reads > 0 {
 		line += fmt.Sprintf("  reads %7.0f/M  segments %7.0f/M", float64(r.reads)/per, float64(r.segments)/per)
 	}
@@ -31,6 +34,7 @@ type summary struct {
 	cpu, walsender  float64 // seconds a million events
 	broker          float64 // as well
 	rss             int64   // bytes
+	batch           float64 // records; all of them if no batch was counted
 }
 
 func summaries(contestants []contestant, results [][]result, events int) (all []summary) {
@@ -47,6 +51,7 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 			walsender: median(column(rs, func(r result) float64 { return r.walsender.Seconds() / n * 1e6 })),
 			broker:    median(column(rs, func(r result) float64 { return r.broker.Seconds() / n * 1e6 })),
 			rss:       median(column(rs, func(r result) int64 { return r.rss })),
+			batch:     median(column(rs, func(r result) float64 { return n / max(float64(r.batches), 1) })),
 		})
 	}
 	return all
@@ -55,14 +60,14 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 // show prints a table, and first how many times faster the first contestant is
 // than each of the others, and draws a plot.
 func (b *bench) show(s scenario, all []summary) error {
-	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | Kafka | memory |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | Kafka | records a batch | memory |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, c := range all {
 		ratio := "1"
 		if i > 0 {
 			ratio = fmt.Sprintf("%s is %.2f ×", all[0].name, all[0].rate/c.rate)
 		}
-		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %.2f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
-			c.first.Milliseconds(), c.cpu, c.walsender, c.broker, c.rss>>20)
+		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %.2f | %.0f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
+			c.first.Milliseconds(), c.cpu, c.walsender, c.broker, c.batch, c.rss>>20)
 	}
 	if b.out == "" {
 		return nil

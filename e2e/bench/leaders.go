@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// leadersPartitions is how many partitions the scenario's topic has: a third of them loses
+// its leader with a broker.
+const leadersPartitions = 12
+
+// phase is a time in which leaders change for one reason.
+type phase struct {
+	name     string
+	from, to time.Time
+	metadata int64 // requests
+}
+
+// outage is what a phase was for the partitions of a topic.
+type outage struct {
+	partitions int // that changed their leaders
+	// longest is the longest time without delivery to one of them, and late the longest
+	// from its new leader to the first delivery.
+	longest, late time.Duration
+	others        time.Duration // the longest without delivery to one of the others
+	metadata      int64
+}
+
+func (o outage) line(name string) string {
+	return fmt.Sprintf("%s: %d partitions, %d ms without delivery, %d ms after the new leader; others %d ms; %d requests for metadata",
+		name, o.partitions, o.longest.Milliseconds(), o.late.Milliseconds(), o.others.Milliseconds(), o.metadata)
+}
+
+// leaders measures the longest time without delivery while leaders change.
+func leaders(ctx context.Context, b *bench, s scenario) error {
+	b.printf("\n## %s\n\n", s.title)
+	f, err := startFailing(ctx, 3)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	contestants := s.who(b)
+	var phases []phase
+	results, err := inTurns(b, contestants, func(c contestant, _, _ int) ([]outage, string, error) {
+		phases = nil
+		run, records, err := b.steady(ctx, f, c, leadersPartitions, func(ctx context.Context, run *steadyRun) (err error) {
+			phases, err = run.changeLeaders(ctx)
+			return err
+		})
+		if err != nil {
+			return nil, "", err
+		}
+		var all []outage
+		line := ""
+		for _, p := range phases {
+			o := outageOf(p, run.changes, records)
+			all = append(all, o)
+			line += "\n  " + o.line(p.name)
+		}
+		return all, line, nil
+	})
+	if err != nil {
+		return err
+	}
+	b.printf("\n| contestant | what happened | without delivery, median (most) | after the new leader, median (most) | other partitions (most) | metadata requests |\n|---|---|---|---|---|---|\n")
+	for i, c := range contestants {
+		for p, phase := range phases {
+			of := func(f func(outage) time.Duration) (values []time.Duration) {
+				for _, r := range results[i] {
+					values = append(values, f(r[p]))
+				}
+				return values
+			}
+			longest, late := of(func(o outage) time.Duration { return o.longest }), of(func(o outage) time.Duration { return o.late })
+			others := of(func(o outage) time.Duration { return o.others })
+			requests := of(func(o outage) time.Duration { return time.Duration(o.metadata) })
+			b.printf("| %s | %s | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms | %d |\n", c.name, phase.name, ms(median(longest)), ms(slices.Max(longest)),
+				ms(median(late)), ms(slices.Max(late)), ms(slices.Max(others)), int64(median(requests)))
+		}
+	}
+	return nil
+}
+
+// changeLeaders kills a broker, lets it come back and lead again, and moves leaders
+// between brokers that are well.
+func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err error) {
+	during := func(name string, f func() error) error {
+		p := phase{name: name, from: time.Now(), metadata: -s.metadata.Load()}
+		if err := f(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		time.Sleep(3 * time.Second)
+		p.to = time.Now()
+		p.metadata += s.metadata.Load()
+		phases = append(phases, p)
+		return nil
+	}
+	topic := make(kadm.TopicsSet)
+	topic.Add(s.topic)
+	const victim = 1
+	if err := during("a broker killed", func() error {
+		if err := s.Kill(victim); err != nil {
+			return err
+		}
+		return s.until(ctx, func(p kadm.PartitionDetail) bool { return p.Leader >= 0 && p.Leader != s.NodeID(victim) })
+	}); err != nil {
+		return nil, err
+	}
+	if err := s.Start(ctx, victim); err != nil {
+		return nil, err
+	}
+	if err := s.until(ctx, func(p kadm.PartitionDetail) bool { return len(p.ISR) == len(p.Replicas) }); err != nil {
+		return nil, err
+	}
+	time.Sleep(time.Second)
+	if err := during("it leads again", func() error {
+		_, err := s.admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, topic)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	err = during("leaders moved", func() error {
+		details, err := s.details(ctx)
+		if err != nil {
+			return err
+		}
+		var moves kadm.AlterPartitionAssignmentsReq
+		for _, p := range details {
+			if p.Leader == s.NodeID(victim) {
+				moves.Assign(s.topic, p.Partition, append(slices.Clone(p.Replicas[1:]), p.Replicas[0]))
+			}
+		}
+		if _, err := s.admin.AlterPartitionAssignments(ctx, moves); err != nil {
+			return err
+		}
+		_, err = s.admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, topic)
+		return err
+	})
+	return phases, err
+}
+
+func (s *steadyRun) details(ctx context.Context) ([]kadm.PartitionDetail, error) {
+	topics, err := s.admin.ListTopics(ctx, s.topic)
+	if err != nil {
+		return nil, err
+	}
+	return topics[s.topic].Partitions.Sorted(), nil
+}
+
+// until waits for all partitions.
+func (s *steadyRun) until(ctx context.Context, ready func(kadm.PartitionDetail) bool) error {
+	for range 600 {
+		if details, err := s.details(ctx); err == nil && len(details) > 0 && !slices.ContainsFunc(details, func(p kadm.PartitionDetail) bool { return !ready(p) }) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("topic %s is not ready after a minute", s.topic)
+}
+
+// outageOf looks at the records that were delivered in a phase, and the last ones before.
+func outageOf(p phase, changes []led, records []appended) (o outage) {
+	o.metadata = p.metadata
+	elected := make(map[int32]time.Time) // by partition, the last time in the phase
+	for _, c := range changes {
+		if c.leader >= 0 && c.at.After(p.from) && c.at.Before(p.to) {
+			elected[c.partition] = c.at
+		}
+	}
+	o.partitions = len(elected)
+	last := make(map[int32]time.Time)
+	for _, r := range records {
+		if r.at.After(p.to) {
+			break
+		}
+		before, some := last[r.partition]
+		last[r.partition] = r.at
+		if !some || r.at.Before(p.from) {
+			continue
+		}
+		at, changed := elected[r.partition]
+		if !changed {
+			o.others = max(o.others, r.at.Sub(before))
+			continue
+		}
+		o.longest = max(o.longest, r.at.Sub(before))
+		if before.Before(at) && r.at.After(at) {
+			o.late = max(o.late, r.at.Sub(at))
+		}
+	}
+	return o
+}
