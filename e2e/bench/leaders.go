@@ -99,8 +99,14 @@ func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err erro
 		phases = append(phases, p)
 		return nil
 	}
-	topic := make(kadm.TopicsSet)
-	topic.Add(s.topic)
+	elect := func() error {
+		all := make(kadm.TopicsSet)
+		for i := range leadersPartitions {
+			all.Add(s.topic, int32(i))
+		}
+		_, err := s.admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, all)
+		return err
+	}
 	const victim = 1
 	if err := during("a broker killed", func() error {
 		if err := s.Kill(victim); err != nil {
@@ -117,10 +123,7 @@ func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err erro
 		return nil, err
 	}
 	time.Sleep(time.Second)
-	if err := during("it leads again", func() error {
-		_, err := s.admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, topic)
-		return err
-	}); err != nil {
+	if err := during("it leads again", elect); err != nil {
 		return nil, err
 	}
 	err = during("leaders moved", func() error {
@@ -137,8 +140,7 @@ func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err erro
 		if _, err := s.admin.AlterPartitionAssignments(ctx, moves); err != nil {
 			return err
 		}
-		_, err = s.admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, topic)
-		return err
+		return elect()
 	})
 	return phases, err
 }

@@ -59,7 +59,7 @@ func payloads() (forms []scenario) {
 				title: fmt.Sprintf("catch-up, payloads of %d bytes, %s", size, kind),
 				// A transaction has 100 rows, or 1 MB.
 				payload: size, random: random, rowsPerTx: max(1, min(100, 1_000_000/size)),
-				share: min(0.3, 200/float64(size)),
+				share: min(0.3, 600/float64(size)),
 			})
 		}
 	}
