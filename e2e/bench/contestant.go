@@ -171,6 +171,7 @@ func startBare(_ context.Context, b *bench, t target) (runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	cmd.Stderr = os.Stderr // it says only why it ends
 	return startProcess(cmd)
 }
 
@@ -190,7 +191,6 @@ func (b *bench) bareCommand(t target, flags ...string) (*exec.Cmd, error) {
 type process struct{ cmd *exec.Cmd }
 
 func startProcess(cmd *exec.Cmd) (runner, error) {
-	cmd.Stderr = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return process{cmd}, cmd.Start()
 }

@@ -6,6 +6,7 @@
 //	go -C e2e run ./bench -debezium           also Debezium on Kafka Connect
 //	go -C e2e run ./bench -only hundred -runs 5
 //	go -C e2e run ./bench -only distance      PostgreSQL 1 and 10 ms away; as root, on Linux
+//	go -C e2e run ./bench -only partitions    where it is hard: see docs/benchmarks.md
 package main
 
 import (

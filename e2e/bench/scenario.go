@@ -13,6 +13,7 @@ import (
 // scenario is a kind of traffic.
 type scenario struct {
 	name, title string
+	apart       bool // only when -only names it
 	run         func(context.Context, *bench, scenario) error
 	rowsPerTx   int
 	// A catch-up's rows.
@@ -53,14 +54,14 @@ var scenarios = []scenario{
 		contestants: (*bench).formats},
 	{name: "guarantees", title: "catch-up, each guarantee, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).guarantees},
-	{name: "partitions", title: "catch-up, few to many partitions", run: variants, forms: manyPartitions, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
-	{name: "payloads", title: "catch-up, small to large payloads", run: variants, forms: payloads(), share: 1, contestants: (*bench).plain},
-	{name: "compression", title: "catch-up, each codec, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
+	{name: "partitions", apart: true, title: "catch-up, few to many partitions", run: variants, forms: manyPartitions, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
+	{name: "payloads", apart: true, title: "catch-up, small to large payloads", run: variants, forms: payloads(), share: 1, contestants: (*bench).plain},
+	{name: "compression", apart: true, title: "catch-up, each codec, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).compressions},
-	{name: "zone", title: "catch-up, Kafka some milliseconds away", run: zones, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
-	{name: "leaders", title: "the longest time without delivery, three brokers, 1,000 events a second to 12 partitions", run: leaders, contestants: (*bench).steadies},
-	{name: "stall", title: "Kafka is away for 20 s, 1,000 events a second", run: stalls, contestants: (*bench).steadies},
-	{name: "inarow", title: "40 catch-ups in a row, 4 partitions, the topic just made", run: inARow, rowsPerTx: 100, payload: 300, share: 0.1, partitions: 4, fresh: true,
+	{name: "zone", apart: true, title: "catch-up, Kafka some milliseconds away", run: zones, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
+	{name: "leaders", apart: true, title: "the longest time without delivery, three brokers, 1,000 events a second to 12 partitions", run: leaders, contestants: (*bench).steadies},
+	{name: "stall", apart: true, title: "Kafka is away for 20 s, 1,000 events a second", run: stalls, contestants: (*bench).steadies},
+	{name: "inarow", apart: true, title: "40 catch-ups in a row, 4 partitions, the topic just made", run: inARow, rowsPerTx: 100, payload: 300, share: 0.1, partitions: 4, fresh: true,
 		contestants: (*bench).binaries},
 	{name: "latency", title: "commit to consumed, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1},
 	{name: "latencyonce", title: "commit to consumed, each guarantee, 1,000 one-row transactions a second", run: latency(1000), rowsPerTx: 1,
@@ -83,7 +84,7 @@ func scenarioNames() []string {
 
 func chooseScenarios(only string) ([]scenario, error) {
 	if only == "" {
-		return slices.Clone(scenarios), nil
+		return slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return s.apart }), nil
 	}
 	var chosen []scenario
 	for name := range strings.SplitSeq(only, ",") {

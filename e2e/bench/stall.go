@@ -17,7 +17,7 @@ const (
 type recovery struct {
 	first    time.Duration // from Kafka's return to the first record
 	caughtUp time.Duration // to the last record that was late
-	metadata int64         // requests while Kafka was away
+	metadata int64         // requests, and connections refused, while Kafka was away
 }
 
 // stalls measures from Kafka's return to the first event and to being caught up.
@@ -30,10 +30,11 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 	defer f.close()
 	ways := []struct {
 		name          string
+		leads         bool // it is back when it leads its partitions again
 		away, return_ func(context.Context) error
 	}{
-		{"suspended", func(context.Context) error { return f.Pause(0) }, func(context.Context) error { return f.Resume(0) }},
-		{"killed and started", func(context.Context) error { return f.Kill(0) }, func(ctx context.Context) error { return f.Start(ctx, 0) }},
+		{"suspended", false, func(context.Context) error { return f.Pause(0) }, func(context.Context) error { return f.Resume(0) }},
+		{"killed and started", true, func(context.Context) error { return f.Kill(0) }, func(ctx context.Context) error { return f.Start(ctx, 0) }},
 	}
 	contestants := s.who(b)
 	for _, way := range ways {
@@ -55,9 +56,9 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 			if err != nil {
 				return r, "", err
 			}
-			back := asked
+			back := asked // a broker that was suspended is back at once
 			for _, change := range run.changes {
-				if change.leader >= 0 && change.at.After(asked) {
+				if way.leads && change.leader >= 0 && change.at.After(asked) {
 					back = change.at
 					break
 				}
@@ -75,12 +76,12 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 					r.caughtUp = since
 				}
 			}
-			return r, fmt.Sprintf("%s: first record after %d ms, caught up after %d ms; %d requests for metadata while it was away", way.name, r.first.Milliseconds(), r.caughtUp.Milliseconds(), r.metadata), nil
+			return r, fmt.Sprintf("%s: first record after %d ms, caught up after %d ms; %d requests for metadata or refused connections while it was away", way.name, r.first.Milliseconds(), r.caughtUp.Milliseconds(), r.metadata), nil
 		})
 		if err != nil {
 			return err
 		}
-		b.printf("\n| contestant | Kafka was | first record, median | caught up, median | metadata requests while it was away |\n|---|---|---|---|---|\n")
+		b.printf("\n| contestant | Kafka was | first record, median | caught up, median | metadata requests, or connections refused, while it was away |\n|---|---|---|---|---|\n")
 		for i, c := range contestants {
 			var first, caughtUp []time.Duration
 			var requests []int64

@@ -34,7 +34,7 @@ func (b *bench) steadies() []contestant {
 type failing struct {
 	*testbed.Kafka
 	admin    *kadm.Client
-	metadata atomic.Int64 // requests for metadata by contestants
+	metadata atomic.Int64 // requests for metadata by contestants, and connections refused
 	relays   []net.Listener
 }
 
@@ -90,6 +90,7 @@ func (f *failing) relay(l net.Listener, to string) {
 			defer client.Close()
 			server, err := net.Dial("tcp", to)
 			if err != nil {
+				f.metadata.Add(1) // it would have been the first request
 				return
 			}
 			defer server.Close()
@@ -231,7 +232,7 @@ func (b *bench) delivered(ctx context.Context, f *failing, conn *pgx.Conn, topic
 		return nil, err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // on a busy machine
 	defer cancel()
 	for len(committed) > 0 {
 		fetches := client.PollFetches(ctx)
