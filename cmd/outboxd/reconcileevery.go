@@ -56,7 +56,8 @@ type rounds struct {
 
 	due      time.Time     // when a round is due, whether the process has caught up or not
 	soon     bool          // one is wanted before that: there was none, or it was missed
-	pause    time.Duration // how long after settled it comes
+	first    time.Duration // how long after settled the first one comes, by chance
+	pause    time.Duration // and how long the next
 	settled  time.Time     // when the process had caught up, or a round failed; zero: it has not
 	tooSlow  bool          // that a round takes longer than every was logged
 	failures int           // in a row
@@ -112,17 +113,14 @@ func (r *rounds) run(ctx context.Context) {
 func (r *rounds) restart() {
 	r.last, r.failures = nil, 0
 	r.due, r.settled = time.Now().Add(r.every), time.Time{}
+	r.first = firstRoundAfter + rand.N(firstRoundWithin-firstRoundAfter)
 	r.wantSoon()
 }
 
 // wantSoon makes the next round come before it is due.
 func (r *rounds) wantSoon() {
-	r.soon = true
-	r.pause = firstRoundAfter + rand.N(firstRoundWithin-firstRoundAfter)
-	for range r.failures - 1 {
-		if r.pause >= r.every {
-			break
-		}
+	r.soon, r.pause = true, r.first
+	for i := 1; i < r.failures && r.pause < r.every; i++ {
 		r.pause *= 2
 	}
 }
