@@ -355,3 +355,24 @@ func TestDeadLettersOfABackfill(t *testing.T) {
 		t.Errorf("%d events, want 11", n)
 	}
 }
+
+// Too many dead letters in a time stop the run: the last line has how many, of which kind,
+// and the first of them. What was set aside is listed.
+func TestTooManyDeadLetters(t *testing.T) {
+	for _, guarantee := range []string{"at_least_once", "exactly_once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, nil, nil)
+			s.extra = fmt.Sprintf(`delivery: {guarantee: %s, confirm_interval: 100ms, topic: %s-positions}
+errors: {poison: dead_letter, dead_letter_topic: %s-dead, max_dead_letters: {count: 2, within: 10m}}`, guarantee, s.topic, s.topic)
+			c := s.startStreaming()
+			s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES (NULL, 't0', '{}'), (NULL, 't0', '{}')`)
+			s.waitConfirmed(30 * time.Second)
+			s.exec(`INSERT INTO outbox (aggregateid, type, payload) VALUES (NULL, 't0', '{}'), ('k', 't0', '{}')`)
+			c.failsWith(1, "errors.max_dead_letters", "null_key", `id "1"`)
+			if n := len(s.unresolved()); n < 2 {
+				t.Errorf("%d dead letters are listed", n)
+			}
+		})
+	}
+}
