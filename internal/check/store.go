@@ -39,6 +39,9 @@ func (s *store) check(ctx context.Context) (found []finding.Finding) {
 	if stored == nil && server.Slot == nil {
 		return append(found, finding.Ok(position, "none, and no slot: the first start makes the slot"))
 	}
+	if begun, is := unfinished(stored, server, s.o.Source.Backfill); is {
+		return append(found, begun)
+	}
 	start, err := offsets.Resume(stored, server)
 	for _, e := range s.o.Elsewhere {
 		if err != nil || stored != nil {
@@ -75,6 +78,15 @@ func (s *store) check(ctx context.Context) (found []finding.Finding) {
 		found = append(found, finding.Finding{Level: finding.Warn, Subject: published, Text: warning})
 	}
 	return found
+}
+
+// unfinished is the finding of a backfill that the next start begins again. Any other
+// position is judged as such.
+func unfinished(stored *offsets.Position, server offsets.Server, backfill bool) (finding.Finding, bool) {
+	if stored == nil || !stored.Backfill || !backfill || stored.SystemID != server.SystemID {
+		return finding.Finding{}, false
+	}
+	return finding.Ok(position, "a backfill was begun and nothing of it is published; a start publishes all rows"), true
 }
 
 func text(p *offsets.Position) string {
