@@ -104,12 +104,16 @@ func (p *Connector) backfill(ctx context.Context) error {
 	if err := snapshot.MakeSlot(ctx); err != nil {
 		return err
 	}
+	p.backfilled = 0
+	if err := p.follow(ctx, conn, &at); err != nil {
+		return err // the slot is there; if its own position counts, the stream begins at it
+	}
+	p.unfollow()
 	if once != nil {
 		if err := once.commit(at); err != nil {
 			return err
 		}
 	}
-	p.backfilled = 0
 	p.o.Status.Backfilled()
 	p.log.Info().Int64("rows", reader.Expected()).Msg("backfill done")
 	p.known = &at // from here on a slot that vanishes is not replaced

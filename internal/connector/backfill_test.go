@@ -13,20 +13,24 @@ import (
 	"outboxd/internal/replication"
 )
 
-// fakeSnapshot has some rows, and a connection that breaks before its last one.
-type fakeSnapshot struct{ rows []string }
+// fakeSnapshot has some rows, and a connection that breaks before its last one if it is to.
+type fakeSnapshot struct {
+	rows   []string
+	breaks bool
+}
 
 func (s *fakeSnapshot) At() pglogrepl.LSN { return fakeStart }
 func (s *fakeSnapshot) Rows(ctx context.Context, t decoder.Table, memory *replication.Memory) (*backfill.Reader, error) {
 	of := backfill.Snapshot{Schema: t.Schema, Table: t.Name, Slot: fakeStart, Expected: int64(len(s.rows))}
-	return backfill.New(ctx, of, &fakeRows{of: s.rows}, memory), nil
+	return backfill.New(ctx, of, &fakeRows{of: s.rows, breaks: s.breaks}, memory), nil
 }
 func (s *fakeSnapshot) Watch(ctx context.Context) error { <-ctx.Done(); return nil }
-func (s *fakeSnapshot) MakeSlot(context.Context) error  { return errors.New("not here") }
+func (s *fakeSnapshot) MakeSlot(context.Context) error  { return nil }
 
 type fakeRows struct {
-	of []string
-	n  int
+	of     []string
+	breaks bool
+	n      int
 }
 
 func (r *fakeRows) Columns() (all []decoder.RowColumn) {
@@ -35,11 +39,19 @@ func (r *fakeRows) Columns() (all []decoder.RowColumn) {
 	}
 	return all
 }
-func (r *fakeRows) NextRow() bool { r.n++; return r.n < len(r.of) }
+func (r *fakeRows) NextRow() bool {
+	r.n++
+	return r.n < len(r.of) || r.n == len(r.of) && !r.breaks
+}
 func (r *fakeRows) Values() [][]byte {
 	return [][]byte{[]byte(r.of[r.n-1]), []byte("t"), []byte("a"), []byte("k"), []byte("{}")}
 }
-func (r *fakeRows) End() error { return errors.New("the connection broke") }
+func (r *fakeRows) End() error {
+	if r.breaks {
+		return errors.New("the connection broke")
+	}
+	return nil
+}
 func (r *fakeRows) Interrupt() {}
 func (r *fakeRows) Close()     {}
 
@@ -47,7 +59,7 @@ func (r *fakeRows) Close()     {}
 // are published again.
 func TestStopBetweenTwoBackfills(t *testing.T) {
 	h := newHarness(t)
-	h.server.snapshot = &fakeSnapshot{[]string{"1", "2", "3"}}
+	h.server.snapshot = &fakeSnapshot{[]string{"1", "2", "3"}, true}
 	h.o.Source.Backfill, h.o.RetryMin, h.o.RetryMax = true, time.Hour, time.Hour
 	h.run()
 	h.logged("not streaming")
@@ -67,5 +79,22 @@ func TestStopBeforeABackfill(t *testing.T) {
 	h.stop()
 	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
+	}
+}
+
+// The snapshot of a standby may be of a later timeline than the connection is: what the
+// backfill leaves to the stream says which, or it would be refused.
+func TestPromotedBeforeABackfill(t *testing.T) {
+	h := newHarness(t)
+	h.server.snapshot, h.server.timeline = &fakeSnapshot{[]string{"1", "2"}, false}, &fakeTimeline{now: 2}
+	h.o.Source.Backfill = true
+	p := New(h.o)
+	p.open = h.server.open
+	defer p.closeSink()
+	if err := p.backfill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p.known == nil || p.known.LSN != fakeStart || p.known.Timeline != 2 || p.backfilled != 0 {
+		t.Errorf("known is %v, and %d rows are owed", p.known, p.backfilled)
 	}
 }
