@@ -161,7 +161,7 @@ func (o *backfillOnce) expired(err error) error {
 	return &replication.Error{
 		Err: fmt.Errorf("%w: the backfill was not done within %s, the time-out of its Kafka transaction, and nothing of it is published: %w",
 			replication.ErrSetup, o.p.o.BackfillTimeout, err),
-		Hint: "raise outbox.backfill_timeout, and the brokers' transaction.max.timeout.ms with it; or remove old rows; or use delivery.guarantee: at_least_once for the first start",
+		Hint: "raise outbox.backfill_timeout, and the brokers' transaction.max.timeout.ms with it; or remove old rows first",
 	}
 }
 
