@@ -63,10 +63,6 @@ var plants = []plant{
 	{"the promotion of a standby is not noticed", []edit{
 		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\t_ = timeline\n"},
 	}},
-	{"the timeline is asked for before the newest position is taken", []edit{
-		{"offsets/committer.go", "\tnewest, now := ", "\tvar early int32\n\tif c.timeline != nil {\n\t\tvar err error\n\t\tif early, err = c.timeline(ctx); err != nil {\n\t\t\treturn c.at, err\n\t\t}\n\t}\n\tnewest, now := "},
-		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\tnext.Timeline = min(early, timeline)\n"},
-	}},
 	{"a start on a standby has the timeline of its connection", []edit{
 		{"internal/connector/start.go", "\tat.Timeline = now\n", "\t_ = now\n"},
 	}},
