@@ -33,7 +33,7 @@ func (c *comparison) lookCloser(ctx context.Context, missing, strangers map[stri
 		} else {
 			there[id]++
 		}
-		return c.pace.wait(ctx)
+		return c.pace.Wait(ctx)
 	})
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (c *comparison) lookEarlier(ctx context.Context) error {
 				if _, ok := slices.BinarySearch(c.missing, h); ok {
 					found[h] = true
 				}
-				return c.pace.wait(ctx)
+				return c.pace.Wait(ctx)
 			})
 			if err != nil {
 				return err

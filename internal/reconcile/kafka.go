@@ -238,36 +238,3 @@ func (c *cluster) fetchOnce(ctx context.Context, name string, partition int32, a
 	}
 	return records.Fetch{Client: c.client, Committed: c.committed, Bytes: fetchBytes, Wait: fetchWait}.Once(ctx, t, partition, at)
 }
-
-// pace holds a sequence of events down to so many a second. The zero value does not.
-type pace struct {
-	perSecond int
-	begun     time.Time
-	n         int64
-}
-
-// wait is called for each event.
-func (p *pace) wait(ctx context.Context) error {
-	if p.perSecond <= 0 {
-		return nil
-	}
-	if p.n == 0 {
-		p.begun = time.Now()
-	}
-	p.n++
-	// A hundred sleeps a second are enough.
-	if p.n%int64(max(1, p.perSecond/100)) != 0 {
-		return nil
-	}
-	due := p.begun.Add(time.Duration(float64(p.n) / float64(p.perSecond) * float64(time.Second)))
-	ahead := time.Until(due)
-	if ahead <= 0 {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(ahead):
-		return nil
-	}
-}

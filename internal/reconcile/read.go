@@ -34,7 +34,7 @@ func (c *comparison) readRows(ctx context.Context, rows source) error {
 		if c.seen++; c.seen%progressEvery == 0 {
 			c.progress("rows", min(rows.Done(), total), total)
 		}
-		if err := c.pace.wait(ctx); err != nil {
+		if err := c.pace.Wait(ctx); err != nil {
 			return err
 		}
 		return c.row(row)
@@ -235,7 +235,7 @@ func (c *comparison) readKafka(ctx context.Context) (err error) {
 				if done++; done%progressEvery == 0 {
 					c.progress("records", done, total)
 				}
-				if err := c.pace.wait(ctx); err != nil {
+				if err := c.pace.Wait(ctx); err != nil {
 					return err
 				}
 				if oldest {

@@ -41,6 +41,7 @@ import (
 
 	"outboxd/decoder"
 	"outboxd/internal/format"
+	"outboxd/internal/pace"
 	"outboxd/internal/record"
 	"outboxd/internal/replication"
 	"outboxd/internal/table"
@@ -192,7 +193,7 @@ type comparison struct {
 	spill   *spill
 	orders  *spill // with another publisher's records, by their keys
 	cluster *cluster
-	pace    pace
+	pace    pace.Pace
 	seed    maphash.Seed
 	begun   time.Time
 
@@ -231,7 +232,7 @@ func newComparison(o Options) (*comparison, error) {
 	}
 	var err error
 	c := &comparison{o: o, form: form, digests: newDigester(form), seed: maphash.MakeSeed(), begun: time.Now(),
-		pace: pace{perSecond: o.MaxRate}, number: make(map[string]uint16)}
+		pace: pace.New(o.MaxRate), number: make(map[string]uint16)}
 	c.result.Mismatches, c.result.NotComparable = make(map[string]int64), make(map[string]int64)
 	for _, k := range Kinds {
 		c.result.Mismatches[k] = 0

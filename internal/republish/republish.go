@@ -14,6 +14,7 @@ import (
 
 	"outboxd/decoder"
 	"outboxd/internal/format"
+	"outboxd/internal/pace"
 	"outboxd/internal/record"
 	"outboxd/internal/replication"
 	"outboxd/internal/table"
@@ -220,7 +221,7 @@ const (
 // publish publishes the rows in order.
 func (r *run) publish(ctx context.Context, keys *table.Keys) error {
 	var n, unsaved int64
-	saved, begun := time.Now(), time.Now()
+	saved, rate := time.Now(), pace.New(r.o.MaxRate)
 	last := r.state.After
 	save := func() error {
 		if unsaved == 0 {
@@ -249,7 +250,7 @@ func (r *run) publish(ctx context.Context, keys *table.Keys) error {
 		if n%512 == 0 {
 			r.progress("events", n, keys.Len())
 		}
-		if err := r.pause(ctx, begun, n); err != nil {
+		if err := rate.Wait(ctx); err != nil {
 			return err
 		}
 		if unsaved >= saveEvents || time.Since(saved) >= saveEvery {
@@ -262,22 +263,6 @@ func (r *run) publish(ctx context.Context, keys *table.Keys) error {
 		err = save()
 	}
 	return err
-}
-
-// pause holds the events down to the rate.
-func (r *run) pause(ctx context.Context, begun time.Time, n int64) error {
-	if r.o.MaxRate <= 0 {
-		return nil
-	}
-	due := begun.Add(time.Duration(float64(n) / float64(r.o.MaxRate) * float64(time.Second)))
-	if ahead := time.Until(due); ahead > time.Millisecond {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(ahead):
-		}
-	}
-	return nil
 }
 
 func (r *run) progress(stage string, done, total int64) {
