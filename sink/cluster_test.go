@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -83,6 +85,10 @@ type sender struct {
 	t    testing.TB
 	k    *Kafka
 	sent []*witness
+	// before is how many events of the transaction are not sent, lsn that of its commit,
+	// 0: the usual one.
+	before int
+	lsn    pglogrepl.LSN
 }
 
 // witness is what one event's owner was told.
@@ -109,7 +115,8 @@ func (w *witness) Release(n int) {
 func (s *sender) try(topic, key string, payload []byte, headers ...record.Header) error {
 	w := &witness{}
 	d := s.k.Next()
-	d.fill(len(s.sent)+1, payload)
+	d.fill(s.before+len(s.sent)+1, payload)
+	d.Position.CommitLSN = cmp.Or(s.lsn, d.Position.CommitLSN)
 	d.Topic, d.Key = topic, []byte(key)
 	d.Headers = append(d.Headers[:0], headers...)
 	d.Receipt, d.Memory = w, w

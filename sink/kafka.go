@@ -98,7 +98,7 @@ type Kafka struct {
 	askAfter atomic.Int64
 	// held counts records that wait for their topic.
 	held atomic.Int64
-	// singles counts topics whose records go one by one.
+	// singles counts topics some of whose records go one by one.
 	singles   atomic.Int32
 	throttles throttles
 
@@ -313,11 +313,12 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		err = k.txn.holds(r)
 	}
 	t, size := d.topic, d.size
+	at := d.Position
 	if err != nil {
 		k.fail(d, err)
 		k.discard(d)
 		if !t.open.Load() {
-			k.room(t, size, false)
+			k.room(t, at, size, false)
 		}
 		return
 	}
@@ -340,7 +341,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		k.spares.rest()
 	}
 	if !t.open.Load() {
-		k.room(t, size, true)
+		k.room(t, at, size, true)
 	}
 	receipt.Acknowledge()
 }

@@ -22,10 +22,9 @@ type lesson struct {
 	windowed bool
 	// most is how large a batch may be where the brokers do not say; 0: the default.
 	most int
-	// single is how many records are to be sent one by one, so that a refusal is about
-	// one of them.
-	single int
-	aged   bool // its retention was warned about
+	// suspects are to be sent one by one, so that a refusal is about one of them.
+	suspects suspects
+	aged     bool // its retention was warned about
 }
 
 // NewLearned returns an empty one.
@@ -34,7 +33,9 @@ func NewLearned() *Learned { return &Learned{topics: make(map[string]lesson)} }
 func (l *Learned) of(topic string) lesson {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.topics[topic]
+	of := l.topics[topic]
+	of.suspects = of.suspects.clone()
+	return of
 }
 
 func (l *Learned) change(topic string, f func(*lesson)) {

@@ -19,6 +19,7 @@ import (
 // consequence, and is not reported.
 func (k *Kafka) fail(d *Delivery, err error) {
 	if k.ctx.Err() != nil {
+		k.suspect(d, err)
 		return
 	}
 	if k.sending.Err() != nil && errors.Is(err, context.Canceled) {
@@ -75,10 +76,6 @@ const (
 	recordRefused         // this one cannot
 )
 
-// singly is how many records of a topic are sent one by one after a batch was refused
-// because of one of them. That is more than a batch has.
-const singly = 20_000
-
 // judge tells the broker's answers that trying again cannot change from others, and
 // notes what the next sink has to do otherwise. A broker refuses a batch as a whole,
 // so that only a record alone in its batch is known to be the one.
@@ -114,9 +111,16 @@ func (k *Kafka) judge(d *Delivery, err error) verdict {
 	default:
 		return mayPass
 	}
+	k.learned.change(t.name, func(l *lesson) {
+		if alone {
+			l.suspects.acquit(d.Position)
+			return
+		}
+		l.suspects = suspects{}
+		l.suspects.add(d.Position) // and the rest of the batch, which comes after it
+	})
 	if alone {
 		return recordRefused
 	}
-	k.learned.change(t.name, func(l *lesson) { l.single = singly })
 	return batchRefused
 }

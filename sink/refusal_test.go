@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -41,7 +43,7 @@ func TestTheRefusedRecordIsFound(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				s := &sender{t: t, k: k}
+				s := &sender{t: t, k: k, before: from}
 				for i := from; i < events; i++ {
 					payload := fmt.Append(nil, i)
 					if i == culprit {
@@ -61,8 +63,8 @@ func TestTheRefusedRecordIsFound(t *testing.T) {
 					continue
 				}
 				var failed *FailedError
-				if errors.As(err, &failed); int(failed.Position.Number) != culprit-from+1 {
-					t.Errorf("the refused record is number %d, want %d: %v", failed.Position.Number, culprit-from+1, err)
+				if errors.As(err, &failed); int(failed.Position.Number) != culprit+1 {
+					t.Errorf("the refused record is number %d, want %d: %v", failed.Position.Number, culprit+1, err)
 				}
 				if n := s.acknowledged(); n != culprit-from {
 					t.Errorf("%d of %d before it are acknowledged", n, culprit-from)
@@ -71,6 +73,67 @@ func TestTheRefusedRecordIsFound(t *testing.T) {
 			}
 			if !transactional {
 				inOrder(t, consume(t, c, culprit))
+			}
+		})
+	}
+}
+
+// Only the records of a batch that was refused are sent one by one, wherever it lies: one
+// that a backfill comes to late, with other positions than the last time, is found as
+// well, and what comes before and after goes in batches.
+func TestOnlySuspectsGoAlone(t *testing.T) {
+	for name, lsn := range map[string][]pglogrepl.LSN{"stream": {0x100, 0x100, 0x100}, "backfill": {0xFF, 0x1FF, 0x2FF}} {
+		t.Run(name, func(t *testing.T) {
+			const events, culprit = 30_000, 25_000
+			c := broker(t, 1)
+			var requests atomic.Int32
+			c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				requests.Add(1)
+				req := r.(*kmsg.ProduceRequest)
+				if !strings.Contains(batchBytes(req), "refuse me") {
+					return nil, nil, false
+				}
+				return refuse(req, kerr.InvalidRecord), nil, true
+			})
+			learned := NewLearned()
+			var suspected int
+			for round, at := range lsn {
+				k := open(t, c, func(o *Options) { o.Learned, o.Compression = learned, "none" })
+				requests.Store(0)
+				s := &sender{t: t, k: k, lsn: at}
+				for i := range events {
+					payload := "{}"
+					if i == culprit && round < 2 {
+						payload = "refuse me"
+					}
+					if s.try(testTopic, "k", []byte(payload)) != nil {
+						break
+					}
+				}
+				switch round {
+				case 0:
+					says(t, s.failed(), "one by one")
+					k.Close()
+					if suspected = len(learned.of(testTopic).suspects.at); suspected < 2 {
+						t.Fatalf("%d records are suspects", suspected)
+					}
+				case 1:
+					var failed *FailedError
+					if err := s.failed(); !errors.As(err, &failed) || !errors.Is(err, ErrUndeliverable) || failed.Position.Number != culprit+1 {
+						t.Fatalf("not found: %v", err)
+					}
+					k.Close()
+				case 2:
+					s.settled()
+					s.delivered()
+					if k.OneByOne() {
+						t.Error("records go one by one for ever")
+					}
+				}
+				if n := int(requests.Load()); round > 0 && n > suspected+events/100 {
+					t.Errorf("round %d: %d requests for %d events, of which %d were suspects", round, n, len(s.sent), suspected)
+				}
 			}
 		})
 	}

@@ -43,9 +43,11 @@ type topic struct {
 	mu    sync.Mutex
 	limit limit
 	// window is how many bytes may be with the client together, 0: no matter how many;
-	// out is how many are. single is how many records more go one by one.
-	window, out, single int
-	queue               []*Delivery
+	// out is how many are. While a suspect is out, nothing else is.
+	window, out int
+	suspects    suspects
+	suspectOut  bool
+	queue       []*Delivery
 }
 
 // waitForLimit is the size from which on a record of a new topic is not sent, or
@@ -76,16 +78,16 @@ func (k *Kafka) topicOf(name string) (*topic, error) {
 		return nil, k.replace(errManyTopics)
 	}
 	lesson := k.learned.of(name)
-	t := &topic{name: name, known: make(chan struct{}), careful: lesson.careful, single: lesson.single}
+	t := &topic{name: name, known: make(chan struct{}), careful: lesson.careful, suspects: lesson.suspects}
 	t.limit = unknownLimit
 	t.clientLimit.Store(defaultBatchLimit)
 	if lesson.most > 0 {
 		t.limit.bytes = lesson.most
 	}
-	if lesson.single > 0 {
+	if !t.suspects.none() {
 		k.singles.Add(1)
 	}
-	if lesson.windowed || lesson.most > 0 || lesson.single > 0 {
+	if lesson.windowed || lesson.most > 0 || !t.suspects.none() {
 		t.setWindow()
 	}
 	k.mu.Lock()
@@ -108,9 +110,7 @@ func (k *Kafka) topicOf(name string) (*topic, error) {
 // setWindow bounds what of the topic is with the client. The caller holds mu, or is
 // the only one who knows the topic.
 func (t *topic) setWindow() {
-	if t.window = t.limit.bytes; t.single > 0 {
-		t.window = 1
-	}
+	t.window = t.limit.bytes
 	t.clientLimit.Store(maxBatchLimit)
 }
 

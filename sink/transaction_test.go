@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outboxd/internal/event"
 )
 
 const positionTopic = "positions"
@@ -196,7 +198,11 @@ func TestFewWaitOneByOne(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		c := transactionBroker(t)
 		learned := NewLearned()
-		learned.change(testTopic, func(l *lesson) { l.single = singly })
+		learned.change(testTopic, func(l *lesson) {
+			for n := range uint32(3 * mostWaiting) {
+				l.suspects.add(event.Position{CommitLSN: 0x100, Number: n + 1})
+			}
+		})
 		k := transactionalSink(t, c, func(o *Options) { o.Learned = learned })
 		answer := newGate()
 		t.Cleanup(answer.open)

@@ -1,6 +1,10 @@
 package sink
 
-import "time"
+import (
+	"time"
+
+	"outboxd/internal/event"
+)
 
 // produce hands a record to the client, now or when its topic has room.
 func (k *Kafka) produce(d *Delivery) {
@@ -40,11 +44,13 @@ func (k *Kafka) release(t *topic) {
 			k.discard(d)
 			continue
 		}
-		if t.window > 0 && t.out > 0 && t.out+d.size > t.window {
-			break
-		}
 		if t.window > 0 {
+			suspect := t.suspects.has(d.Position)
+			if t.out > 0 && (suspect || t.suspectOut || t.out+d.size > t.window) {
+				break
+			}
 			t.out += d.size
+			t.suspectOut = suspect
 		}
 		k.client.Produce(k.sending, &d.record, k.finish)
 		k.held.Add(-1)
@@ -55,8 +61,8 @@ func (k *Kafka) release(t *topic) {
 	}
 }
 
-// mostWaiting is how many records of a transaction wait for their topic to take them one
-// by one. With all that has been read it would take longer than its time-out.
+// mostWaiting is how many records of a transaction wait for their topic while some of its
+// records go one by one. With all that has been read it would take longer than its time-out.
 const mostWaiting = 32
 
 // awaitTurn waits while that many wait, or the sink has failed. The sending goroutine
@@ -83,7 +89,7 @@ func (k *Kafka) awaitTurn(t *topic) error {
 func (t *topic) crowded() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.single > 0 && len(t.queue) >= mostWaiting
+	return !t.suspects.none() && len(t.queue) >= mostWaiting
 }
 
 // checkHeld looks, with the topic locked, at a record that was let through before the
@@ -98,19 +104,22 @@ func (k *Kafka) checkHeld(t *topic, d *Delivery) {
 }
 
 // room is called by the client when a record of a topic with a window is answered.
-func (k *Kafka) room(t *topic, size int, acked bool) {
+func (k *Kafka) room(t *topic, at event.Position, size int, acked bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.window == 0 {
 		return
 	}
 	t.out -= size
-	if acked && t.single > 0 {
-		if t.single--; t.single == 0 {
+	if acked && !t.suspects.none() {
+		t.suspects.acquit(at)
+		k.learned.change(t.name, func(l *lesson) { l.suspects.acquit(at) })
+		if t.suspects.none() {
 			k.singles.Add(-1)
-			k.learned.change(t.name, func(l *lesson) { l.single = 0 })
-			t.setWindow()
 		}
+	}
+	if t.out == 0 {
+		t.suspectOut = false
 	}
 	if len(t.queue) > 0 && (t.out == 0 || t.out+t.queue[0].size <= t.window) {
 		go k.release(t) // not from the client's own goroutine
