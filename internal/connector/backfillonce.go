@@ -17,8 +17,9 @@ import (
 // connection, so that nobody can read the rest of one; what a crash leaves behind must
 // therefore be nothing that a reader of committed records sees. The order:
 //
-//  1. The stored position is read. One that is no mark says that a backfill is done, or
-//     was never needed, and the slot decides as ever.
+//  1. The stored position is read, but for what an open transaction holds up: one that a
+//     crash has left may last as long as a backfill, and only 3 ends it. One that is no mark
+//     says that a backfill is done, or was never needed, and the slot decides as ever.
 //  2. The snapshot is made. The name of its temporary slot is the lock: who has it is the
 //     only one that makes a backfill.
 //  3. The position is read again, since the former holder of the lock may have finished.
@@ -47,9 +48,16 @@ type backfillOnce struct {
 // due reports whether the stored position leaves a backfill to do. The slot may still say
 // that there is nothing.
 func (o *backfillOnce) due(ctx context.Context) (bool, error) {
-	stored, err := o.load(ctx)
+	return o.dueBy(ctx, o.p.o.Positions.LoadStable)
+}
+
+// dueBy is due by what load returns.
+func (o *backfillOnce) dueBy(ctx context.Context, load func(context.Context) (*offsets.Position, error)) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	stored, err := load(ctx)
 	if err != nil {
-		return false, err
+		return false, &guarantee.StoreError{Err: err}
 	}
 	o.marked = stored != nil && stored.Backfill
 	if o.marked && o.system != "" && stored.SystemID != o.system {
@@ -57,16 +65,6 @@ func (o *backfillOnce) due(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return stored == nil || o.marked, nil
-}
-
-func (o *backfillOnce) load(ctx context.Context) (*offsets.Position, error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	stored, err := o.p.o.Store.Load(ctx)
-	if err != nil {
-		return nil, &guarantee.StoreError{Err: err}
-	}
-	return stored, nil
 }
 
 // errBackfillAgain ends an attempt that another process has overtaken.
@@ -86,13 +84,15 @@ func (o *backfillOnce) slotExists(ctx context.Context) error {
 func (o *backfillOnce) begin(ctx context.Context, at offsets.Position) (bool, error) {
 	wasMarked := o.marked
 	o.system = at.SystemID
+	load := o.p.o.Positions.LoadStable
 	for _, acquire := range []bool{false, true} {
 		if acquire {
 			if err := o.acquire(ctx); err != nil {
 				return false, err
 			}
+			load = o.p.o.Positions.Load // nothing of ours is open any more
 		}
-		if due, err := o.due(ctx); !due || err != nil {
+		if due, err := o.dueBy(ctx, load); !due || err != nil {
 			return false, err
 		}
 		if o.marked && !wasMarked {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outboxd/internal/replication"
@@ -85,6 +86,39 @@ func TestBackfillOnceIsTakenOver(t *testing.T) {
 	}
 	if err := a.commit(backfillAt); !errors.Is(err, sink.ErrFenced) {
 		t.Errorf("the first one commits: %v", err)
+	}
+	if err := b.commit(backfillAt); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a killed process has left open in the positions' topic, perhaps for as long as a
+// backfill may take, is not waited for, but ended.
+func TestBackfillOnceAfterAnOpenTransaction(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	store := h.exactlyOnce()
+	a := onceOf(h)
+	if due, err := a.begin(t.Context(), backfillAt); !due || err != nil {
+		t.Fatalf("%t, %v", due, err)
+	}
+	killed, err := kgo.NewClient(append(h.o.Sink.Connection(), kgo.TransactionalID(h.o.Sink.TransactionalID), kgo.TransactionTimeout(time.Hour/4))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer killed.Close()
+	if err := killed.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := killed.ProduceSync(t.Context(), store.Record(backfillAt)).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	b := onceOf(h)
+	if due, err := b.due(t.Context()); !due || !b.marked || err != nil {
+		t.Fatalf("due %t, marked %t, %v", due, b.marked, err)
+	}
+	if due, err := b.begin(t.Context(), backfillAt); !due || err != nil {
+		t.Fatalf("%t, %v", due, err)
 	}
 	if err := b.commit(backfillAt); err != nil {
 		t.Error(err)

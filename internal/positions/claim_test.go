@@ -54,7 +54,7 @@ func TestLateSaveOfAnOldProcess(t *testing.T) {
 
 	// The records that compaction leaves.
 	last := make(map[string]*kgo.Record)
-	if err := first.read(limited(t), func(r *kgo.Record) { last[string(r.Key)] = r }); err != nil {
+	if err := first.read(limited(t), true, func(r *kgo.Record) { last[string(r.Key)] = r }); err != nil {
 		t.Fatal(err)
 	}
 	left := claims{slot: "outboxd"}
@@ -105,7 +105,7 @@ func TestOldClaimsAreDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		live := claims{slot: "outboxd"}
-		if err := s.read(limited(t), live.add); err != nil || len(live.live) != 1 {
+		if err := s.read(limited(t), true, live.add); err != nil || len(live.live) != 1 {
 			t.Errorf("%d claims after %d processes, %v", len(live.live), i+1, err)
 		}
 	}

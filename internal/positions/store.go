@@ -120,15 +120,26 @@ func (s *Store) Load(ctx context.Context) (*offsets.Position, error) {
 	return p, err
 }
 
+// LoadStable returns the position that was stored before the first transaction that is
+// still open, and does not wait for that as Load does. It may be out of date.
+func (s *Store) LoadStable(ctx context.Context) (*offsets.Position, error) {
+	p, _, err := s.load(ctx, false)
+	return p, err
+}
+
 // LoadOwned returns the stored position and the owner of its record.
 func (s *Store) LoadOwned(ctx context.Context) (p *offsets.Position, owner string, err error) {
+	return s.load(ctx, true)
+}
+
+func (s *Store) load(ctx context.Context, waits bool) (p *offsets.Position, owner string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	if err := s.check(ctx); err != nil {
 		return nil, "", err
 	}
 	found := claims{slot: s.o.Slot}
-	if err := s.read(ctx, found.add); err != nil {
+	if err := s.read(ctx, waits, found.add); err != nil {
 		s.checked = false // it may have been deleted
 		return nil, "", fmt.Errorf("read topic %q (delivery.topic): %w%s", s.o.Topic, err, remedy.Kafka(err))
 	}
@@ -185,7 +196,7 @@ func (s *Store) Peek(ctx context.Context) (*offsets.Position, error) {
 		return nil, nil
 	}
 	found := claims{slot: s.o.Slot}
-	if err := s.read(ctx, found.add); err != nil {
+	if err := s.read(ctx, true, found.add); err != nil {
 		if errors.Is(err, kerr.TopicAuthorizationFailed) {
 			return nil, nil
 		}

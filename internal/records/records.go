@@ -41,12 +41,28 @@ func (r Reader) Partitions(ctx context.Context) (int32, error) {
 // Range returns where a partition begins, and where it ends with what is not committed
 // yet.
 func (r Reader) Range(ctx context.Context, partition int32) (begin, end int64, err error) {
-	if end, err = r.offset(ctx, partition, -1); err != nil {
+	return r.ends(ctx, partition, readUncommitted)
+}
+
+// Stable is Range, and ends where the first transaction begins that is still open: Read
+// waits for nobody up to there.
+func (r Reader) Stable(ctx context.Context, partition int32) (begin, end int64, err error) {
+	return r.ends(ctx, partition, readCommitted)
+}
+
+func (r Reader) ends(ctx context.Context, partition int32, isolation int8) (begin, end int64, err error) {
+	if end, err = r.offset(ctx, partition, -1, isolation); err != nil {
 		return 0, 0, err
 	}
-	begin, err = r.offset(ctx, partition, -2)
+	begin, err = r.offset(ctx, partition, -2, isolation)
 	return begin, end, err
 }
+
+// Isolation levels of the protocol.
+const (
+	readUncommitted int8 = iota
+	readCommitted
+)
 
 // Read gives every committed record of a partition with an offset below end to add, in
 // the order of their offsets, from the offset begin on. An error of add ends it.
@@ -60,7 +76,7 @@ func (r Reader) Read(ctx context.Context, partition int32, begin, end int64, add
 		switch {
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			// The cleaner has moved the beginning.
-			if at, err = r.offset(ctx, partition, -2); err != nil {
+			if at, err = r.offset(ctx, partition, -2, readCommitted); err != nil {
 				return err
 			}
 			continue
@@ -98,10 +114,10 @@ func pause(ctx context.Context) error {
 }
 
 // offset returns the partition's end (-1) or beginning (-2). The end includes what is
-// not committed.
-func (r Reader) offset(ctx context.Context, partition int32, which int64) (int64, error) {
+// not committed, unless the isolation level leaves it out.
+func (r Reader) offset(ctx context.Context, partition int32, which int64, isolation int8) (int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID = -1
+	req.ReplicaID, req.IsolationLevel = -1, isolation
 	t := kmsg.NewListOffsetsRequestTopic()
 	t.Topic = r.Topic
 	p := kmsg.NewListOffsetsRequestTopicPartition()
