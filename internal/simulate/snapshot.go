@@ -215,8 +215,12 @@ func (v *verifier) snapshot(s *snapshot) {
 }
 
 // backfilled holds, when the slot is made of a snapshot, that all of this is in Kafka:
-// nothing else remembers that.
+// nothing else remembers that. With exactly_once a position does, which is committed with
+// it.
 func (v *verifier) backfilled(at pglogrepl.LSN) {
+	if v.exactly {
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()

@@ -165,7 +165,8 @@ func (w *world) insert(tx *transaction, n int, copied bool, choice uint64) {
 		rows[i].kind = rows[i].topic
 		if poison && r.IntN(4) == 0 {
 			rows[i].topic = deadLetterTopic
-			if rows[i].refused = w.o.refused && i < 100 && r.IntN(3) == 0; rows[i].refused {
+			if rows[i].refused = w.o.refused && i < 100 && r.IntN(3) == 0 && w.mayRefuse(); rows[i].refused {
+				w.refused++
 				w.fault()
 				rows[i].payload = fmt.Sprintf(`{"n":%d%s}`, w.ids, refusedMark)
 			} else {
@@ -176,6 +177,10 @@ func (w *world) insert(tx *transaction, n int, copied bool, choice uint64) {
 	w.verifier.written(tx, rows)
 	w.server.insert(tx, rows, copied)
 }
+
+// mayRefuse bounds the rows that the brokers refuse where there is a backfill: each makes it
+// begin again.
+func (w *world) mayRefuse() bool { return w.o.backfill == 0 || w.refused < 3 }
 
 // openOne returns an open transaction, or nil. Those that the server has rolled back
 // are forgotten.

@@ -269,6 +269,9 @@ func (v *verifier) sync() {
 			v.broken("position record: %v", err)
 			return
 		}
+		if p.Backfill {
+			return // it says that nothing is done yet
+		}
 		positions = append(positions, p)
 		v.saved = append(v.saved, saved{p.LSN, r.Timestamp})
 		for _, h := range r.Headers {

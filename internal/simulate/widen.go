@@ -16,7 +16,7 @@ func wide(seed uint64) (options, []step) {
 	o, steps := choose(seed)
 	r := rand.New(rand.NewPCG(seed, 0x77696465))
 	o.brokers = 1 + r.IntN(maxBrokers)
-	if !o.exactly && r.IntN(6) == 0 { // which has none yet
+	if r.IntN(6) == 0 {
 		o.backfill, o.madeBefore, o.messages = 1+r.IntN(30), false, false
 	}
 	if (o.exactly || o.store != "slot") && r.IntN(4) == 0 {

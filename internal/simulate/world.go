@@ -36,6 +36,7 @@ type world struct {
 	processes []*process // that have not ended
 	started   int
 	ids       int
+	refused   int // rows that the brokers refuse
 	open      []*transaction
 	stopped   bool // no process is started again
 	blurred   bool // a process was paused
