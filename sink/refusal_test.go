@@ -131,7 +131,7 @@ func TestOnlySuspectsGoAlone(t *testing.T) {
 						t.Error("records go one by one for ever")
 					}
 				}
-				if n := int(requests.Load()); round > 0 && n > suspected+events/100 {
+				if n := int(requests.Load()); round > 0 && n > suspected+events/10 {
 					t.Errorf("round %d: %d requests for %d events, of which %d were suspects", round, n, len(s.sent), suspected)
 				}
 			}
