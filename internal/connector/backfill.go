@@ -213,6 +213,15 @@ func (b *backfillSession) run(ctx context.Context, snapshot Snapshot) error {
 func (b *backfillSession) readAll(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, b.reader.Within(ctx).Interrupt)
 	defer stop()
+	b.sink.WaitWith(func(done <-chan struct{}) error {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	defer b.sink.WaitWith(nil)
 	return b.flow.Run()
 }
 

@@ -3,10 +3,12 @@ package connector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outboxd/decoder"
 	"outboxd/internal/backfill"
@@ -96,5 +98,50 @@ func TestPromotedBeforeABackfill(t *testing.T) {
 	}
 	if p.known == nil || p.known.LSN != fakeStart || p.known.Timeline != 2 || p.backfilled != 0 {
 		t.Errorf("known is %v, and %d rows are owed", p.known, p.backfilled)
+	}
+}
+
+// A stop is not kept by rows that wait, with exactly_once, for others of a refused batch,
+// which go one by one: Kafka may have stopped answering.
+func TestStopWhileRowsOfABackfillWait(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	var rows []string
+	for n := range 200 {
+		rows = append(rows, fmt.Sprint(n))
+	}
+	h.server.snapshot = &fakeSnapshot{rows, false}
+	h.o.Source.Backfill, h.o.BackfillTimeout, h.o.DrainTimeout = true, time.Minute, time.Second
+	h.exactlyOnce()
+	h.setsAside(nil)
+	held := make(chan struct{})
+	refused := false
+	h.kafka.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		h.kafka.KeepControl()
+		switch topic := h.kafka.TopicInfo("t"); {
+		case topic == nil || r.(*kmsg.ProduceRequest).Topics[0].TopicID != topic.TopicID:
+			return nil, nil, false // positions
+		case !refused:
+			refused = true
+			h.kafka.SleepControl(func() { time.Sleep(100 * time.Millisecond) }) // not alone
+			return refuse(h, r.(*kmsg.ProduceRequest), "", letterTopic)
+		}
+		select {
+		case <-held:
+		default:
+			close(held)
+		}
+		h.kafka.SleepControl(func() { <-h.ended })
+		return nil, nil, false
+	})
+	h.run()
+	select {
+	case <-held:
+	case <-t.Context().Done():
+	}
+	time.Sleep(100 * time.Millisecond) // the rest is read, and waits
+	h.stop()
+	if err := h.end(); err != nil { // nothing of it counts
+		t.Errorf("the stop: %v", err)
 	}
 }

@@ -124,6 +124,7 @@ func (r *replaySession) run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { r.p.watch(inner, r.sink, nil) })
+	r.sink.WaitWith(func(done <-chan struct{}) error { return r.stream.Serve(ctx, done) })
 	if err := r.flow.Run(); err != nil {
 		return replication.Explain(err, r.p.o.Source)
 	}
