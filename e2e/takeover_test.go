@@ -181,9 +181,9 @@ func TestZombieWakesUp(t *testing.T) {
 			s.waitConfirmed(30 * time.Second)
 			confirmed, stored := s.confirmed(), readFile(t, file)
 
+			in := first.count("slot is in use")
 			first.signal(syscall.SIGCONT)
 			first.waitLog("the process was stopped", 30*time.Second)
-			in := first.count("slot is in use")
 			waitFor(t, 30*time.Second, func() (string, bool) {
 				return "the zombie does not wait:\n" + first.tail(20), first.count("slot is in use") > in
 			})
