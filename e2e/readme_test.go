@@ -93,8 +93,19 @@ func TestReadmeFromTheBeginning(t *testing.T) {
 	r := records[0]
 	id := s.value("SELECT id::text FROM outbox")
 	if r.topic != "outbox.event.order" || r.key != "order-1009" || string(r.value) != `{"order": "order-1009"}` || r.id != id || r.position == "" ||
-		r.header("type") != "OrderPaid" || r.header("aggregate_type") != "order" {
+		r.header("type") != "OrderPaid" || r.header("aggregate_type") != "order" || r.header("timestamp") == "" {
 		t.Errorf("README's event arrived as %+v, its id is %s", r, id)
+	}
+	// What the manual's other pages begin with: a time is known of each row.
+	for command, want := range map[string]string{
+		"outboxd reconcile --since 24h":                                  "1 rows and 1 records were compared",
+		"outboxd replay --aggregate-id order-1009 --since 24h --dry-run": "would publish 1 event\n",
+	} {
+		c := exec.CommandContext(t.Context(), "bash", "-c", command)
+		c.Dir, c.Env = dir, append(env, "PGPASSWORD=secret")
+		if out, err := c.Output(); err != nil || !strings.HasPrefix(string(out), want) {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
 	}
 	if paid := s.value("SELECT status FROM orders"); paid != "paid" {
 		t.Errorf("the order is %s", paid)

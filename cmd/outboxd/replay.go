@@ -24,9 +24,10 @@ func replayCommand(load loader) *cobra.Command {
 			"back as far as the slot's confirmed position, which delivery.rewind holds back. Records carry the header\n" +
 			"replayed: true, and are otherwise unchanged.\n\n" +
 			"With --since, --until, --id, --aggregate-id or --type it reads the rows of the outbox table instead, those of\n" +
-			"the archive included, as far back as they are kept. The table does not keep a position: these records have\n" +
-			"none, and the header replayed: true. With --state a run that was interrupted, also by kill -9, resumes where\n" +
-			"it was; what it published in the last second before may come again.",
+			"the archive included, as far back as they are kept. --since and --until need outbox.columns.timestamp, or\n" +
+			"track_commit_timestamp = on. The table does not keep a position: these records have none, and the header\n" +
+			"replayed: true. With --state a run that was interrupted, also by kill -9, resumes where it was; what it\n" +
+			"published in the last second before may come again.",
 		Example: "  outboxd replay --from-lsn 16/B374D848 --to-lsn 16/B9000000 --dry-run\n  outboxd replay --from-lsn 16/B374D848\n" +
 			"  outboxd replay --since 2026-11-28T00:00:00Z --type OrderPaid --state replay.state\n  outboxd replay --id 8f3a0c1e --id 77b2d9e4",
 		Args: cobra.NoArgs,

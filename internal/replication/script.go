@@ -97,7 +97,7 @@ func createTableSQL(table string, o Options) string {
 		case "version":
 			definition = "bigint"
 		case "timestamp":
-			definition = "timestamptz"
+			definition = "timestamptz DEFAULT now()"
 		case "outbox.headers_column":
 			definition = "jsonb"
 		case "route.partition":

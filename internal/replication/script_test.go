@@ -195,6 +195,18 @@ func TestScriptColumns(t *testing.T) {
 	}
 }
 
+// A row has its time without the writer's doing, whether created_at is mapped or not: by
+// it go --since and retention.
+func TestScriptTimeOfARow(t *testing.T) {
+	for _, name := range []string{"created_at", "happened"} {
+		o := options()
+		o.Columns = append(o.Columns, Column{Key: "outbox.columns.timestamp", Name: name})
+		if sql := Script(o, "")[0].SQL; !strings.Contains(sql, `"`+name+`" timestamptz DEFAULT now()`) {
+			t.Errorf("a row that does not say its %s has none:\n%s", name, sql)
+		}
+	}
+}
+
 func TestSlotSQL(t *testing.T) {
 	const plain, failover = `pg_create_logical_replication_slot('s', 'pgoutput')`, `pg_create_logical_replication_slot('s', 'pgoutput', false, false, true)`
 	for _, c := range []struct {
