@@ -14,7 +14,7 @@ FUZZTIME ?= 20s
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
-.PHONY: build demo setup lint test unit race simulate simulate-plants e2e soak fuzz bench bench-debezium clean image release vulncheck docker-check
+.PHONY: build demo setup lint test unit race simulate simulate-plants e2e soak fuzz bench bench-debezium pictures clean image release vulncheck docker-check
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/outboxd ./cmd/outboxd
@@ -87,6 +87,10 @@ bench:
 
 bench-debezium:
 	$(GO) -C e2e run ./bench -debezium
+
+# The pictures of the status page, in docs/pictures, of a connector that has run for a while.
+pictures:
+	cd docker && $(GO) test ./validate -count=1 -timeout 1h -run '^TestPictures$$' -pictures 13m
 
 clean:
 	rm -rf bin
