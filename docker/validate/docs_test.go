@@ -32,15 +32,16 @@ func pages(t *testing.T) map[string]string {
 
 var codeBlock = regexp.MustCompile("(?ms)^ *```(.*?)\n(.*?)^ *```$")
 
-// withoutEngine are the programs whose commands cannot be run here.
-var withoutEngine = regexp.MustCompile(`^(docker|kubectl|helm) `)
+// elsewhere are the programs whose commands cannot be run here: they need an engine, or
+// change the host.
+var elsewhere = regexp.MustCompile(`^(docker|kubectl|helm|systemctl|install) `)
 
 // deadLetter are the commands that are about a dead letter.
 var deadLetter = regexp.MustCompile(`outboxd dead-letters (retry|discard|show)`)
 
 // checkCommands runs every command of the pages beside a running connector. A block
 // marked untested has only commands that need a container engine or a cluster.
-func checkCommands(t *testing.T, c *container, postgres *testbed.Postgres, broker, address string) {
+func checkCommands(t *testing.T, c *container, postgres *testbed.Postgres, broker, collector, address string) {
 	dir := t.TempDir()
 	dsn := filepath.Join(dir, "dsn")
 	programs := filepath.Join(dir, "programs")
@@ -80,7 +81,7 @@ func checkCommands(t *testing.T, c *container, postgres *testbed.Postgres, broke
 					continue // there is none here; cmd/outboxd's TestDeadLetterCommandsOfTheManual runs them
 				}
 				cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", code)
-				cmd.Dir, cmd.Env = dir, append(os.Environ(), "OUTBOXD_KAFKA_BROKERS="+broker, "PATH="+programs+":"+os.Getenv("PATH"))
+				cmd.Dir, cmd.Env = dir, append(os.Environ(), "OUTBOXD_KAFKA_BROKERS="+broker, "OUTBOXD_MONITOR_TRACE_ENDPOINT="+collector, "PATH="+programs+":"+os.Getenv("PATH"))
 				if strings.HasPrefix(code, "make ") {
 					cmd.Dir = "../.."
 				}
@@ -89,8 +90,8 @@ func checkCommands(t *testing.T, c *container, postgres *testbed.Postgres, broke
 				}
 			case "sh untested":
 				for line := range strings.Lines(code) {
-					if !strings.HasPrefix(line, " ") && !withoutEngine.MatchString(line) {
-						t.Errorf("%s: %q can be run without an engine", path, line)
+					if !strings.HasPrefix(line, " ") && !elsewhere.MatchString(line) {
+						t.Errorf("%s: %q can be run here", path, line)
 					}
 				}
 			default:

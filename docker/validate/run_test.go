@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,6 +108,10 @@ func TestRun(t *testing.T) {
 		}
 	}
 
+	// It takes what it is sent, and keeps nothing.
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	t.Cleanup(collector.Close)
+
 	c.mount(t, "etc/outboxd/outboxd.yaml", read(t, "outboxd.yaml"))
 	c.mount(t, "run/secrets/dsn", strings.Replace(read(t, "compose/dsn"), "@postgres/", "@"+postgres.Addr()+"/", 1)+"?sslmode=disable")
 	before := tree(t, c.root)
@@ -117,7 +122,7 @@ func TestRun(t *testing.T) {
 	}
 
 	c.env = []string{"OUTBOXD_KAFKA_BROKERS=" + kafka.ListenAddrs()[0], "OUTBOXD_HTTP_LISTEN=127.0.0.1:0", "OUTBOXD_MONITOR_CONSUMER_GROUPS=billing",
-		"OUTBOXD_ERRORS_POISON=dead_letter", "OUTBOXD_RECONCILE_EVERY=5s"}
+		"OUTBOXD_ERRORS_POISON=dead_letter", "OUTBOXD_RECONCILE_EVERY=5s", "OUTBOXD_MONITOR_TRACE_ENDPOINT=" + collector.URL}
 	// Started where the image's WORKDIR is not: chroot goes to /.
 	run := start(t, c, "run", "--config", "/etc/outboxd/outboxd.yaml")
 	address := run.value("serving HTTP", "address")
@@ -161,7 +166,7 @@ func TestRun(t *testing.T) {
 	metrics := newMetrics(t, append(scrapes, get(t, "http://"+address+"/metrics")))
 	t.Run("alerts", func(t *testing.T) { checkAlerts(t, metrics) })
 	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, metrics) })
-	t.Run("documentation", func(t *testing.T) { checkCommands(t, c, postgres, kafka.ListenAddrs()[0], address) })
+	t.Run("documentation", func(t *testing.T) { checkCommands(t, c, postgres, kafka.ListenAddrs()[0], collector.URL, address) })
 
 	if err := run.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
