@@ -49,10 +49,13 @@ func chromium(t *testing.T) (path string, env []string) {
 	if further, _ := filepath.Glob(filepath.Join(dir, "usr/lib/*-linux-gnu/pulseaudio")); further != nil {
 		libraries = append(libraries, further...)
 	}
-	if err != nil || len(libraries) == 0 {
-		t.Fatalf("no libraries in %s: %v", dir, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return filepath.Join(dir, "usr/lib/chromium/chromium"), []string{"LD_LIBRARY_PATH=" + strings.Join(libraries, ":")}
+	if len(libraries) > 0 { // those that the machine lacks
+		env = []string{"LD_LIBRARY_PATH=" + strings.Join(libraries, ":")}
+	}
+	return filepath.Join(dir, "usr/lib/chromium/chromium"), env
 }
 
 // browser is a tab, and what was seen in it.
