@@ -58,9 +58,7 @@ type result struct {
 
 // catchUp lets every contestant drain the same rows, in turns.
 func catchUp(ctx context.Context, b *bench, s scenario) error {
-	b.counter++
-	database := fmt.Sprintf("bench%d", b.counter)
-	conn, err := b.outbox(ctx, database)
+	database, conn, err := b.outbox(ctx)
 	if err != nil {
 		return err
 	}

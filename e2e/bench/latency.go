@@ -93,9 +93,7 @@ const trickle = `CREATE PROCEDURE trickle(rate float, rows int, seconds float) L
 	END $$`
 
 func (b *bench) latencyRun(ctx context.Context, c contestant, rate, rowsPerTx int) (res spread, err error) {
-	b.counter++
-	database := fmt.Sprintf("bench%d", b.counter)
-	conn, err := b.outbox(ctx, database)
+	database, conn, err := b.outbox(ctx)
 	if err != nil {
 		return res, err
 	}

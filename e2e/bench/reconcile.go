@@ -26,9 +26,7 @@ const reconcileQuiet = 30 * time.Second
 // a writer feels beside it; then the memory of `run` with reconcile.every.
 func reconcile(ctx context.Context, b *bench, s scenario) error {
 	b.printf("\n## %s\n\n", s.title)
-	b.counter++
-	database := fmt.Sprintf("bench%d", b.counter)
-	conn, err := b.outbox(ctx, database)
+	database, conn, err := b.outbox(ctx)
 	if err != nil {
 		return err
 	}

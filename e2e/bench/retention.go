@@ -24,9 +24,7 @@ func retention(ctx context.Context, b *bench, s scenario) error {
 			return err
 		}
 	}
-	b.counter++
-	database := fmt.Sprintf("bench%d", b.counter)
-	conn, err := b.outbox(ctx, database)
+	database, conn, err := b.outbox(ctx)
 	if err != nil {
 		return err
 	}

@@ -113,15 +113,17 @@ func scenarioNamed(name string) (scenario, bool) {
 	return scenario{}, false
 }
 
-// outbox makes a database with an empty outbox, a table of other rows, the
+// outbox makes another database with an empty outbox, a table of other rows, the
 // publication, and the function that fills both.
-func (b *bench) outbox(ctx context.Context, name string) (*pgx.Conn, error) {
-	if err := b.postgres.Exec(ctx, "postgres", "CREATE DATABASE "+name); err != nil {
-		return nil, err
+func (b *bench) outbox(ctx context.Context) (database string, conn *pgx.Conn, err error) {
+	b.counter++
+	database = fmt.Sprintf("bench%d", b.counter)
+	if err := b.postgres.Exec(ctx, "postgres", "CREATE DATABASE "+database); err != nil {
+		return "", nil, err
 	}
-	conn, err := pgx.Connect(ctx, b.postgres.DSN(name))
+	conn, err = pgx.Connect(ctx, b.postgres.DSN(database))
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	_, err = conn.Exec(ctx, `
 		CREATE TABLE outbox (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
@@ -145,7 +147,7 @@ func (b *bench) outbox(ctx context.Context, name string) (*pgx.Conn, error) {
 		    COMMIT;
 		  END LOOP;
 		END $$`)
-	return conn, err
+	return database, conn, err
 }
 
 // fill writes the rows of a catch-up, behind slots that exist already, and

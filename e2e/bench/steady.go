@@ -148,9 +148,7 @@ type steadyRun struct {
 // steady runs a contestant beside a load to one topic while something happens to Kafka,
 // and returns what was delivered, in the order of delivery.
 func (b *bench) steady(ctx context.Context, f *failing, c contestant, partitions int, happen func(context.Context, *steadyRun) error) (run *steadyRun, records []appended, err error) {
-	b.counter++
-	database := fmt.Sprintf("bench%d", b.counter)
-	conn, err := b.outbox(ctx, database)
+	database, conn, err := b.outbox(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
