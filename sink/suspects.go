@@ -2,6 +2,7 @@ package sink
 
 import (
 	"errors"
+	"maps"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -57,13 +58,7 @@ func (s *suspects) acquit(p event.Position) {
 }
 
 // clone returns a copy.
-func (s *suspects) clone() suspects {
-	c := suspects{last: s.last}
-	for p := range s.at {
-		c.add(p)
-	}
-	return c
-}
+func (s *suspects) clone() suspects { return suspects{maps.Clone(s.at), s.last} }
 
 // suspect notes the rest of a batch that was refused: its records fail one after the other.
 func (k *Kafka) suspect(d *Delivery, err error) {

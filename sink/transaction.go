@@ -243,9 +243,9 @@ func (k *Kafka) whole() error {
 }
 
 // Commit puts one more record, if any, into the sealed and flushed transaction and ends
-// it; after that another is open, and the coordinator can take it. An error makes the sink fail, since only the
-// next one can learn whether the transaction is committed; but that of the
-// context, whose end is the sink's too.
+// it; after that another is open, and the coordinator can take it. An error makes the
+// sink fail, since only the next one can learn whether the transaction is committed; but
+// that of the context, whose end is the sink's too.
 func (k *Kafka) Commit(ctx context.Context, r *kgo.Record) error {
 	if err := k.whole(); err != nil {
 		return err

@@ -18,6 +18,7 @@ type Gate struct {
 	waiting []chan struct{} // closed when it is their holder's turn
 }
 
+// Lock waits for its turn, whatever happens meanwhile.
 func (g *Gate) Lock() {
 	if turn := g.Ask(); turn != nil {
 		<-turn
@@ -57,6 +58,7 @@ func (g *Gate) Withdraw(turn <-chan struct{}) {
 	g.Unlock()
 }
 
+// Unlock hands the gate over to who asked for it first.
 func (g *Gate) Unlock() {
 	g.held.Store(false)
 	if g.queued.Load() == 0 {
