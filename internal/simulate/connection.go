@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"time"
@@ -91,7 +90,7 @@ func (c *connection) identify() offsets.Server {
 	s := c.s
 	o := offsets.Server{SystemID: s.system, Timeline: s.timeline, FlushLSN: s.flushed(), Standby: s.standby, SlotName: slotName}
 	if s.timeline > 1 {
-		o.Switches = maps.Clone(s.switches)
+		o.Switches = s.switches
 	}
 	return o
 }

@@ -11,7 +11,15 @@ import (
 type history struct {
 	began time.Time
 	mu    sync.Mutex
-	lines []string
+	lines []line
+}
+
+// line is written out only when somebody reads the history, which few seeds need: what
+// it says must not change.
+type line struct {
+	at     time.Duration
+	format string
+	args   []any
 }
 
 // maxLines bounds a history that something has made endless.
@@ -21,14 +29,20 @@ func (h *history) note(format string, args ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.lines) < maxLines {
-		h.lines = append(h.lines, fmt.Sprintf("%12.6f  ", time.Since(h.began).Seconds())+fmt.Sprintf(format, args...))
+		h.lines = append(h.lines, line{time.Since(h.began), format, args})
 	}
 }
 
 func (h *history) String() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return strings.Join(h.lines, "\n")
+	var b strings.Builder
+	for _, l := range h.lines {
+		fmt.Fprintf(&b, "%12.6f  ", l.at.Seconds())
+		fmt.Fprintf(&b, l.format, l.args...)
+		b.WriteByte('\n')
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // logWriter puts a process's log into the history.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -23,6 +24,8 @@ type kafka struct {
 	links     []*link
 	down      bool // no connection is taken
 	brokers   []broker
+	// answers counts what the brokers have sent to processes.
+	answers atomic.Int64
 }
 
 // firstPort is that of broker 0.
@@ -78,6 +81,9 @@ func (k *kafka) dial(ctx context.Context, p *process, addr string) (net.Conn, er
 	}
 	made := newLink(p, "client", address(addr), 16*socketBytes)
 	made.late = k.w.o.lateData()
+	if p != nil {
+		made.server.writes = &k.answers
+	}
 	select {
 	case l.conns <- made.server:
 	case <-l.closed:

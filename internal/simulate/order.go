@@ -29,7 +29,7 @@ func (r *row) is(value []byte) bool {
 }
 
 // order holds a record to the order of its key: the next one, or one that came before.
-func (v *verifier) order(key string, s *seenRow, where string) {
+func (v *verifier) order(key string, s *seenRow, where place) {
 	last, some := v.at[key]
 	if !some {
 		last = -1

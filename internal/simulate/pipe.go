@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,8 +35,10 @@ type pipe struct {
 	onWrite func()
 
 	readBy, writeBy time.Time // deadlines
-	readable        chan struct{}
-	writable        chan struct{}
+	// readable and writable wake who waits; nil: nobody ever has.
+	readable, writable chan struct{}
+	// readTimer and writeTimer are used again; nil: nobody has waited for a time.
+	readTimer, writeTimer *time.Timer
 }
 
 type chunk struct {
@@ -43,10 +46,7 @@ type chunk struct {
 	due  time.Time
 }
 
-func newPipe(limit int) *pipe {
-	return &pipe{limit: limit, readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
-}
-
+// wake wakes who waits for a signal; nil: nobody does.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -58,9 +58,18 @@ func wake(c chan struct{}) {
 func (p *pipe) change(f func()) {
 	p.mu.Lock()
 	f()
+	readable, writable := p.readable, p.writable
 	p.mu.Unlock()
-	wake(p.readable)
-	wake(p.writable)
+	wake(readable)
+	wake(writable)
+}
+
+// signal makes a signal that somebody is about to wait for. The caller holds mu.
+func signal(c *chan struct{}) chan struct{} {
+	if *c == nil {
+		*c = make(chan struct{}, 1)
+	}
+	return *c
 }
 
 func (p *pipe) read(b []byte) (int, error) {
@@ -78,8 +87,9 @@ func (p *pipe) read(b []byte) (int, error) {
 		case p.silent:
 		case len(p.queue) > 0 && !p.queue[0].due.After(now):
 			n := p.take(b, now)
+			writable := p.writable
 			p.mu.Unlock()
-			wake(p.writable)
+			wake(writable)
 			return n, nil
 		case len(p.queue) > 0:
 			wait = p.queue[0].due.Sub(now)
@@ -90,8 +100,9 @@ func (p *pipe) read(b []byte) (int, error) {
 		if !p.readBy.IsZero() && (wait == 0 || p.readBy.Sub(now) < wait) {
 			wait = p.readBy.Sub(now)
 		}
+		readable := signal(&p.readable)
 		p.mu.Unlock()
-		await(p.readable, wait)
+		await(readable, wait, &p.readTimer)
 	}
 }
 
@@ -110,17 +121,22 @@ func (p *pipe) take(b []byte, now time.Time) (n int) {
 	return n
 }
 
-// await waits for a signal, but for no longer than limit; 0 is for ever.
-func await(signal <-chan struct{}, limit time.Duration) {
+// await waits for a signal, but for no longer than limit; 0 is for ever. timer belongs to
+// who waits.
+func await(signal <-chan struct{}, limit time.Duration, timer **time.Timer) {
 	if limit == 0 {
 		<-signal
 		return
 	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+	if *timer == nil {
+		*timer = time.NewTimer(limit)
+	} else {
+		(*timer).Reset(limit)
+	}
 	select {
 	case <-signal:
-	case <-timer.C:
+		(*timer).Stop()
+	case <-(*timer).C:
 	}
 }
 
@@ -141,8 +157,9 @@ func (p *pipe) write(b []byte) (int, error) {
 		case p.bytes == 0 || p.bytes+len(b) <= p.limit:
 			p.queue = append(p.queue, chunk{append([]byte(nil), b...), now.Add(p.latency)})
 			p.bytes += len(b)
+			readable := p.readable
 			p.mu.Unlock()
-			wake(p.readable)
+			wake(readable)
 			return len(b), nil
 		case !p.writeBy.IsZero() && !now.Before(p.writeBy):
 			p.mu.Unlock()
@@ -152,8 +169,9 @@ func (p *pipe) write(b []byte) (int, error) {
 		if !p.writeBy.IsZero() {
 			wait = p.writeBy.Sub(now)
 		}
+		writable := signal(&p.writable)
 		p.mu.Unlock()
-		await(p.writable, wait)
+		await(writable, wait, &p.writeTimer)
 	}
 }
 
@@ -164,6 +182,7 @@ type conn struct {
 	process       *process // nil at the server's end
 	link          *link
 	local, remote address
+	writes        *atomic.Int64 // if not nil, counts the writes
 }
 
 type address string
@@ -188,9 +207,16 @@ type link struct {
 // newLink connects a process to a server. limit bounds what either end may have sent
 // that the other has not read.
 func newLink(p *process, from, to address, limit int) *link {
-	l := &link{up: newPipe(limit), down: newPipe(limit), to: to}
-	l.client = &conn{in: l.down, out: l.up, process: p, link: l, local: from, remote: to}
-	l.server = &conn{in: l.up, out: l.down, link: l, local: to, remote: from}
+	made := new(struct { // a seed makes hundreds
+		link
+		client, server conn
+		up, down       pipe
+	})
+	l := &made.link
+	l.client, l.server, l.up, l.down, l.to = &made.client, &made.server, &made.up, &made.down, to
+	l.up.limit, l.down.limit = limit, limit
+	*l.client = conn{in: l.down, out: l.up, process: p, link: l, local: from, remote: to}
+	*l.server = conn{in: l.up, out: l.down, link: l, local: to, remote: from}
 	return l
 }
 
@@ -308,6 +334,9 @@ func (c *conn) Write(b []byte) (int, error) {
 		if err := c.process.gate(); err != nil {
 			return 0, err
 		}
+	}
+	if c.writes != nil {
+		c.writes.Add(1)
 	}
 	return c.out.write(b)
 }

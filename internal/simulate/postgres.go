@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -30,8 +31,8 @@ type postgres struct {
 	changed  chan struct{} // closed and replaced with each change
 	system   string
 	timeline int32
-	switches map[int32]pglogrepl.LSN
-	end      pglogrepl.LSN // of the WAL
+	switches map[int32]pglogrepl.LSN // replaced with each change
+	end      pglogrepl.LSN           // of the WAL
 	xid      uint32
 	open     []*transaction
 	log      []record
@@ -171,6 +172,7 @@ func (s *postgres) flushed() pglogrepl.LSN {
 // the one before. The caller holds mu.
 func (s *postgres) switchTimeline() (lost []*transaction) {
 	cut := s.replicated
+	s.switches = maps.Clone(s.switches)
 	s.switches[s.timeline] = cut
 	s.timeline++
 	for i := len(s.log) - 1; i >= 0 && s.log[i].end > cut; i-- {

@@ -83,7 +83,7 @@ func (r *replay) ended() bool {
 }
 
 // again takes a record that says that it was replayed. The caller holds mu.
-func (v *verifier) again(r *kgo.Record, s *seenRow, position, where string) {
+func (v *verifier) again(r *kgo.Record, s *seenRow, position string, where place) {
 	p := v.w.replay
 	switch {
 	case p == nil:

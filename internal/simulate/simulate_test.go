@@ -57,7 +57,9 @@ func TestSeeds(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano()) >> 10
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are small, and thrown away
+	// Worlds are small, and thrown away.
+	defer debug.SetGCPercent(debug.SetGCPercent(1600))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(512 << 20))
 	fmt.Printf("simulate: seeds from %d\n", first)
 	limit := *forFlag
 	if limit == 0 && *seedsFlag == 0 {

@@ -169,6 +169,10 @@ type tableRows struct {
 	n         int // rows that were read
 	there     int // and that have come
 	err       error
+	// buffer and values are those of one row, as a driver has them: the next one is in
+	// the same memory.
+	buffer []byte
+	values [][]byte
 }
 
 func (t *tableRows) Columns() (all []decoder.RowColumn) {
@@ -197,7 +201,12 @@ func (t *tableRows) NextRow() bool {
 
 func (t *tableRows) Values() [][]byte {
 	r := t.s.rows[t.n-1]
-	return [][]byte{[]byte(r.id), []byte(r.kind), []byte("aggregate"), []byte(r.key), []byte(r.payload)}
+	t.buffer, t.values = t.buffer[:0], t.values[:0]
+	for _, v := range [...]string{r.id, r.kind, "aggregate", r.key, r.payload} {
+		t.buffer = append(t.buffer, v...)
+		t.values = append(t.values, t.buffer[len(t.buffer)-len(v):])
+	}
+	return t.values
 }
 
 func (t *tableRows) End() error { return t.err }
@@ -210,7 +219,7 @@ func (v *verifier) snapshot(s *snapshot) {
 	defer v.mu.Unlock()
 	for i, r := range s.rows {
 		seen := v.rows[r.id]
-		seen.snapshots = append(seen.snapshots, fmt.Sprintf("%016X-%08X", uint64(s.at)-1, i+1))
+		seen.snapshots = append(seen.snapshots, position(s.at-1, uint32(i+1)))
 	}
 }
 

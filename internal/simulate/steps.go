@@ -3,6 +3,7 @@ package simulate
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 )
 
@@ -156,10 +157,10 @@ func (w *world) insert(tx *transaction, n int, copied bool, choice uint64) {
 	for i := range rows {
 		w.ids++
 		rows[i] = &row{
-			id:      fmt.Sprintf("e%d", w.ids),
-			topic:   fmt.Sprintf("t%d", r.IntN(w.o.topics)),
-			key:     fmt.Sprintf("k%d", r.IntN(w.o.keys)),
-			payload: fmt.Sprintf(`{"n":%d}`, w.ids),
+			id:      "e" + strconv.Itoa(w.ids),
+			topic:   "t" + strconv.Itoa(r.IntN(w.o.topics)),
+			key:     "k" + strconv.Itoa(r.IntN(w.o.keys)),
+			payload: `{"n":` + strconv.Itoa(w.ids) + "}",
 			message: w.o.messages && !copied && r.IntN(3) == 0,
 		}
 		rows[i].kind = rows[i].topic

@@ -256,11 +256,11 @@ func (v *verifier) check() {
 // sync reads what is new in Kafka. Positions come first: what they say has arrived is
 // there when the events are read. The caller holds mu.
 func (v *verifier) sync() {
-	if v.first != nil {
+	if v.first != nil || v.reader.quiet() {
 		return
 	}
 	var positions []offsets.Position
-	err := v.reader.read(positionsTopic, func(r *kgo.Record) {
+	err := v.reader.read([]string{positionsTopic}, func(r *kgo.Record) {
 		if r.Value == nil {
 			return
 		}
@@ -280,10 +280,8 @@ func (v *verifier) sync() {
 			}
 		}
 	})
-	for _, topic := range v.w.topics {
-		if err == nil {
-			err = v.reader.read(topic, v.arrive)
-		}
+	if err == nil {
+		err = v.reader.read(v.w.topics, v.arrive)
 	}
 	if err != nil {
 		v.broken("the verifier cannot read: %v", err)
@@ -291,6 +289,16 @@ func (v *verifier) sync() {
 	for _, p := range positions {
 		v.safeStored(p, "record")
 	}
+}
+
+// place is where an event is in Kafka, for people.
+type place struct {
+	*kgo.Record
+	id string
+}
+
+func (p place) String() string {
+	return fmt.Sprintf("%s/%d offset %d: event %q", p.Topic, p.Partition, p.Offset, p.id)
 }
 
 // arrive takes one record of an event.
@@ -308,7 +316,7 @@ func (v *verifier) arrive(r *kgo.Record) {
 		}
 	}
 	s := v.rows[id]
-	where := fmt.Sprintf("%s/%d offset %d: event %q", r.Topic, r.Partition, r.Offset, id)
+	where := place{r, id}
 	switch {
 	case s == nil:
 		v.broken("%s was never written", where)

@@ -47,7 +47,21 @@ func (tx *transaction) expected() bool { return tx.commit != 0 && !tx.lost && !t
 
 // position is what the header of an event says.
 func (tx *transaction) position(r *row) string {
-	return fmt.Sprintf("%016X-%08X", uint64(tx.commit), r.number)
+	return position(tx.commit, r.number)
+}
+
+// position is how an event's header has it: both in hexadecimal digits, 16 and 8.
+func position(at pglogrepl.LSN, number uint32) string {
+	const digits = "0123456789ABCDEF"
+	var b [25]byte
+	b[16] = '-'
+	for i, n := 24, number; i > 16; i, n = i-1, n>>4 {
+		b[i] = digits[n&15]
+	}
+	for i, n := 15, at; i >= 0; i, n = i-1, n>>4 {
+		b[i] = digits[n&15]
+	}
+	return string(b[:])
 }
 
 // record is one record of the WAL, or several that mean nothing to a walsender.

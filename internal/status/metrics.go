@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"outboxd/internal/uptime"
 	"outboxd/internal/walheld"
@@ -43,14 +44,14 @@ type Slot struct {
 // walStatuses are those of pg_replication_slots.
 var walStatuses = []string{"reserved", "extended", "unreserved", "lost"}
 
-// Build says what runs.
+// Build says what runs, and has /metrics say what the process takes.
 func (s *Status) Build(version, commit, goVersion string) {
 	s.build = version
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "outboxd_build_info", Help: "1, with what was built.", ConstLabels: prometheus.Labels{"version": version, "commit": commit, "goversion": goVersion},
 	})
 	info.Set(1)
-	s.registry.MustRegister(info)
+	s.registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 // UseStore says that positions are stored besides the slot, a further side.

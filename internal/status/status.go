@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 // Status is safe for any goroutine, but for Acked, which belongs to one.
@@ -90,8 +89,7 @@ func New(readyWithin time.Duration) *Status {
 		readyWithin:  readyWithin,
 		deadLettered: newDeadLettered(),
 	}
-	s.registry.MustRegister(s.deadLettered, s.published, s.publishErrors, s.retries, s.commitToAck, s.discarded, s.unmasked,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.registry.MustRegister(s.deadLettered, s.published, s.publishErrors, s.retries, s.commitToAck, s.discarded, s.unmasked)
 	s.gauge("in_flight_events", "Events handed to Kafka and not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightEvents()) })
 	s.gauge("in_flight_bytes", "Memory held by events that are not yet acknowledged.", func(g *Gauges) float64 { return float64(g.InFlightBytes()) })
 	s.gauge("oldest_unacked_seconds", "How long Kafka has acknowledged nothing although something is in flight.", func(g *Gauges) float64 { return g.OldestUnacked().Seconds() })

@@ -197,7 +197,13 @@ func TestMetricNames(t *testing.T) {
 	s := New(time.Minute)
 	s.Acked("orders", time.Now(), time.Now())
 	s.Fault("kafka", errors.New("gone"))
+	s.Build("1", "2", "3")
 	_, body := serve(t, s)("/metrics")
+	for _, name := range []string{"go_goroutines", "process_cpu_seconds_total"} {
+		if !strings.Contains(body, "\n"+name+" ") {
+			t.Errorf("no %s: what the process takes is on the dashboard", name)
+		}
+	}
 	for _, m := range regexp.MustCompile(`(?m)^# HELP (\S+) (.*)$`).FindAllStringSubmatch(body, -1) {
 		name, ours := strings.CutPrefix(m[1], "outboxd_")
 		if ours && !slices.Contains(promised, name) {
