@@ -22,7 +22,8 @@ import (
 //
 //   - Two processes have the same epoch only if one was suspended between reading
 //     and claiming. Then the higher position counts: both say that Kafka has
-//     acknowledged everything before it, and both are right.
+//     acknowledged everything before it, and both are right. The mark of a backfill
+//     that was begun says nothing of the kind: any position counts instead.
 //   - Each claim has a key of its own, or compaction could leave the late record of
 //     an old process alone. The claim that follows deletes the older keys.
 //   - With exactly_once the brokers keep an older process out, and the key is the
@@ -93,6 +94,8 @@ func (c *claim) over(d *claim) bool {
 		return c.epoch > d.epoch
 	case c.epoch == 0:
 		return true // the last one, as it was then
+	case c.position.Backfill != d.position.Backfill:
+		return d.position.Backfill // that it is done counts, also before the mark: of a standby that is behind
 	case c.position.LSN != d.position.LSN:
 		return c.position.LSN > d.position.LSN
 	}

@@ -92,6 +92,21 @@ func TestSameEpoch(t *testing.T) {
 	expect(t, open(t, c, "outboxd"), &inside)
 }
 
+// A standby that is behind the one on which a backfill was begun can do it: what says that
+// it is done lies before the mark, and counts.
+func TestBackfillDoneBehindItsMark(t *testing.T) {
+	c := broker(t)
+	store := open(t, c, "outboxd")
+	expect(t, store, nil)
+	mark, done := position(30, "outboxd"), position(20, "outboxd")
+	mark.Backfill = true
+	save(t, store, mark)
+	expect(t, open(t, c, "outboxd"), &mark)
+	save(t, store, done)
+	expect(t, open(t, c, "outboxd"), &done)
+	expect(t, store, &done)
+}
+
 // Old claims do not pile up.
 func TestOldClaimsAreDeleted(t *testing.T) {
 	c := broker(t)
