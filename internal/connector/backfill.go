@@ -61,6 +61,12 @@ func (p *Connector) backfill(ctx context.Context) error {
 	}
 	p.catalog, p.slotHoldTime = conn.Catalog(), conn.Keeps()
 	at := backfilledTo(conn, p.o.Source.Slot, snapshot.At())
+	// The snapshot may be of a later timeline than the connection was at first. It ends with
+	// the connection, and MakeSlot with it, so that this is the same server.
+	if err := p.follow(ctx, conn, 0); err != nil {
+		return err
+	}
+	defer p.unfollow()
 	if once != nil {
 		defer once.end()
 		if due, err := once.begin(ctx, at); !due || err != nil {
@@ -105,10 +111,11 @@ func (p *Connector) backfill(ctx context.Context) error {
 		return err
 	}
 	p.backfilled = 0
-	if err := p.follow(ctx, conn, &at); err != nil {
-		return err // the slot is there; if its own position counts, the stream begins at it
+	if p.timeline != nil {
+		if at.Timeline, err = p.timeline.Now(ctx); err != nil {
+			return err // the slot is there; if its own position counts, the stream begins at it
+		}
 	}
-	p.unfollow()
 	if once != nil {
 		if err := once.commit(at); err != nil {
 			return err

@@ -88,7 +88,7 @@ func TestStopBeforeABackfill(t *testing.T) {
 // backfill leaves to the stream says which, or it would be refused.
 func TestPromotedBeforeABackfill(t *testing.T) {
 	h := newHarness(t)
-	h.server.snapshot, h.server.timeline = &fakeSnapshot{[]string{"1", "2"}, false}, &fakeTimeline{now: 2}
+	h.server.snapshot, h.server.timeline = &fakeSnapshot{[]string{"1", "2"}, false}, timelineAt(2)
 	h.o.Source.Backfill = true
 	p := New(h.o)
 	p.open = h.server.open

@@ -104,7 +104,7 @@ type Connector struct {
 	backend replication.Backend
 	catalog replication.Catalog
 	// timeline follows that of a standby; nil with a primary.
-	timeline Timeline
+	timeline *followed
 	// slotHoldTime is how long the server keeps the slot for us if we are suspended.
 	slotHoldTime time.Duration
 	// nonTransactional warns once of messages that are not events, moves of updates of a

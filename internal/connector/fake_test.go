@@ -51,6 +51,7 @@ type fakeServer struct {
 	onNext    func(s *fakeStream)
 	snapshot  Snapshot     // nil: the slot is there
 	timeline  Timeline     // nil: it is a primary
+	on        int32        // its timeline, as a new connection has it; the first ended at fakeStart
 	waits     atomic.Int32 // streams that are served without being read
 	serves    int          // times that something was waited for while the stream was served
 }
@@ -70,7 +71,7 @@ type fakeTx struct {
 const fakeStart = 0x1000
 
 func newFakeServer(t *testing.T) *fakeServer {
-	return &fakeServer{t: t, changed: make(chan struct{}), flush: fakeStart, confirmed: fakeStart}
+	return &fakeServer{t: t, changed: make(chan struct{}), flush: fakeStart, confirmed: fakeStart, on: 1}
 }
 
 // update changes the server and wakes whoever waits for it.
@@ -131,7 +132,7 @@ func (c *fakeConn) EndStale(context.Context, replication.Backend) error { return
 func (c *fakeConn) Prepare(context.Context, bool) (offsets.Server, error) {
 	c.f.mu.Lock()
 	defer c.f.mu.Unlock()
-	return offsets.Server{SystemID: "7301", Timeline: 1, FlushLSN: c.f.flush, SlotName: "outboxd",
+	return offsets.Server{SystemID: "7301", Timeline: c.f.on, Switches: map[int32]pglogrepl.LSN{1: fakeStart}, FlushLSN: c.f.flush, SlotName: "outboxd",
 		Slot: &offsets.Slot{Name: "outboxd", ConfirmedFlush: c.f.confirmed, Active: c.f.held}}, nil
 }
 func (c *fakeConn) Flushed(context.Context) (pglogrepl.LSN, error) {

@@ -112,7 +112,7 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 	for _, n := range d.Notes {
 		p.note(n)
 	}
-	if err := p.follow(ctx, conn, &d.Position); err != nil {
+	if err := p.follow(ctx, conn, d.Position.Timeline); err != nil {
 		return nil, err
 	}
 	// Also if the next step fails: from here on a slot that vanishes is not replaced.
@@ -143,30 +143,6 @@ func (p *Connector) stream(ctx context.Context, conn Connection, d offsets.Decis
 	p.shared, p.unstored, p.lost = p.guarantee.SharedStore(), nil, false
 	p.o.AcceptGap, p.o.From = false, 0 // they are for the start only
 	return stream, nil
-}
-
-// follow asks a standby for its timeline, which may have changed since the connection was
-// made, and goes on to follow it: a slot that was made meanwhile begins on the new one.
-// Where to start is decided before, so that it is of that timeline's history.
-func (p *Connector) follow(ctx context.Context, conn Connection, at *offsets.Position) error {
-	if p.timeline = conn.FollowTimeline(); p.timeline == nil {
-		return nil
-	}
-	now, err := p.timeline.Now(ctx)
-	if err != nil {
-		p.unfollow()
-		return err
-	}
-	at.Timeline = now
-	return nil
-}
-
-// unfollow ends follow.
-func (p *Connector) unfollow() {
-	if p.timeline != nil {
-		p.timeline.Close()
-		p.timeline = nil
-	}
 }
 
 // note warns of something that a start does.

@@ -9,17 +9,23 @@ import (
 
 // fakeTimeline is that of a standby.
 type fakeTimeline struct {
-	now  int32
+	now  atomic.Int32
 	fail atomic.Bool
 	open atomic.Int32
+	cut  atomic.Bool // the connection that asks is lost
 }
 
-func (f *fakeTimeline) Now(context.Context) (int32, error) {
+func timelineAt(now int32) *fakeTimeline {
+	f := new(fakeTimeline)
+	f.now.Store(now)
+	return f
+}
+
+func (f *fakeTimeline) Now(context.Context) (now int32, same bool, err error) {
 	if f.fail.Load() {
-		return 0, errors.New("no connection")
+		return 0, false, errors.New("no connection")
 	}
-	f.open.Store(1)
-	return f.now, nil
+	return f.now.Load(), f.open.Swap(1) == 1 && !f.cut.Swap(false), nil
 }
 func (f *fakeTimeline) Close() { f.open.Store(0) }
 
@@ -28,9 +34,11 @@ func (f *fakeTimeline) Close() { f.open.Store(0) }
 // the next start would refuse it.
 func TestPromotedBeforeTheStart(t *testing.T) {
 	h := newHarness(t)
-	store, timeline := &memoryStore{}, &fakeTimeline{now: 2}
+	store, timeline := &memoryStore{}, timelineAt(2)
 	h.o.Store, h.server.timeline = store, timeline
 	h.run()
+	h.logged("timeline 2")
+	h.server.update(func() { h.server.on = 2 })
 	h.logged(`"message":"streaming"`)
 	h.stop()
 	if err := h.end(); err != nil {
@@ -44,10 +52,51 @@ func TestPromotedBeforeTheStart(t *testing.T) {
 	}
 }
 
+// A promotion leaves connections alone. Behind a new connection can be a server that was
+// made anew by pg_rewind, and what came of the old one was never of its history: at the
+// same place in the WAL it has other events.
+func TestTimelineOfAnotherServer(t *testing.T) {
+	h := newHarness(t)
+	store, timeline := &memoryStore{}, timelineAt(1)
+	h.o.Store, h.server.timeline = store, timeline
+	h.run()
+	h.logged(`"message":"streaming"`)
+	first := h.server.commit("1")
+	h.until("the first event is stored", func() bool { return h.server.slotLSN() == first.end })
+	timeline.cut.Store(true)
+	timeline.now.Store(2)
+	h.server.commit("2")
+	h.logged("timeline 2")
+	h.stop()
+	_ = h.end() // it cannot be clean
+	if store.saved == nil || store.saved.Timeline != 1 || store.saved.LSN != first.end {
+		t.Errorf("stored %v on timeline %d, want %s on timeline 1", store.saved, store.saved.Timeline, first.end)
+	}
+}
+
+// The same promotion, with the connection that asks alive.
+func TestPromotedWhileStreaming(t *testing.T) {
+	h := newHarness(t)
+	store, timeline := &memoryStore{}, timelineAt(1)
+	h.o.Store, h.server.timeline = store, timeline
+	h.run()
+	h.logged(`"message":"streaming"`)
+	timeline.now.Store(2)
+	tx := h.server.commit("1")
+	h.until("the event is stored", func() bool { return h.server.slotLSN() == tx.end })
+	h.stop()
+	if err := h.end(); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if store.saved.Timeline != 2 || store.saved.LSN != tx.end {
+		t.Errorf("stored %v on timeline %d, want %s on timeline 2", store.saved, store.saved.Timeline, tx.end)
+	}
+}
+
 // While the timeline is not known nothing is stored.
 func TestUnknownTimeline(t *testing.T) {
 	h := newHarness(t)
-	store, timeline := &memoryStore{}, &fakeTimeline{now: 2}
+	store, timeline := &memoryStore{}, timelineAt(1)
 	timeline.fail.Store(true)
 	h.o.Store, h.server.timeline = store, timeline
 	h.run()
@@ -58,7 +107,7 @@ func TestUnknownTimeline(t *testing.T) {
 	if err := h.end(); err != nil {
 		t.Errorf("the stop: %v", err)
 	}
-	if store.saved == nil || store.saved.Timeline != 2 {
-		t.Errorf("stored %v, want timeline 2", store.saved)
+	if store.saved == nil || store.saved.Timeline != 1 {
+		t.Errorf("stored %v, want timeline 1", store.saved)
 	}
 }

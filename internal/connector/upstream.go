@@ -64,7 +64,7 @@ type Stream interface {
 
 // Timeline follows that of a standby: see replication.Timeline.
 type Timeline interface {
-	Now(ctx context.Context) (int32, error)
+	Now(ctx context.Context) (timeline int32, same bool, err error)
 	Close()
 }
 

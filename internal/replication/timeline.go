@@ -33,12 +33,14 @@ func (c *Conn) FollowTimeline() *Timeline {
 }
 
 // Now returns the timeline of what the server has sent until the call or of what it
-// sends later. All that was sent before is of its history too.
-func (t *Timeline) Now(ctx context.Context) (int32, error) {
-	if t.pg == nil {
+// sends later. All that was sent before is of its history too, if same: it was asked over
+// the connection by which it was asked before, and has run since.
+func (t *Timeline) Now(ctx context.Context) (timeline int32, same bool, err error) {
+	same = t.pg != nil
+	if !same {
 		pg, err := connectBeside(ctx, t.addr, t.o, replicationConnection)
 		if err != nil {
-			return 0, fmt.Errorf("ask for the timeline: %w", err)
+			return 0, false, fmt.Errorf("ask for the timeline: %w", err)
 		}
 		t.pg = pg
 	}
@@ -46,9 +48,9 @@ func (t *Timeline) Now(ctx context.Context) (int32, error) {
 	system, err := identifySystem(ctx, t.pg)
 	if err != nil {
 		t.Close()
-		return 0, fmt.Errorf("ask for the timeline: %w", err)
+		return 0, false, fmt.Errorf("ask for the timeline: %w", err)
 	}
-	return system.Timeline, nil
+	return system.Timeline, same, nil
 }
 
 // Close ends the connection.

@@ -198,21 +198,21 @@ type follower struct {
 	conn connector.Connection
 }
 
-func (f *follower) Now(ctx context.Context) (timeline int32, err error) {
-	if f.conn == nil {
+func (f *follower) Now(ctx context.Context) (timeline int32, same bool, err error) {
+	if same = f.conn != nil; !same {
 		if f.conn, err = f.s.connect(ctx, f.p); err != nil {
 			f.conn = nil
-			return 0, err
+			return 0, false, err
 		}
 	}
 	latency := f.s.w.o.latency[postgresSide]
 	time.Sleep(latency[0])
 	if err := f.conn.(*connection).ask(ctx, func() { timeline = f.s.timeline }); err != nil {
 		f.Close()
-		return 0, err
+		return 0, false, err
 	}
 	time.Sleep(latency[1])
-	return timeline, nil
+	return timeline, same, nil
 }
 
 func (f *follower) Close() {
