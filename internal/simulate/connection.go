@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -23,6 +25,7 @@ const queryTimeout = 10 * time.Second
 // if the link lets it through.
 type connection struct {
 	s      *postgres
+	host   *host
 	p      *process
 	link   *link
 	pid    uint32
@@ -31,8 +34,8 @@ type connection struct {
 	replaces bool
 }
 
-// connect connects a process.
-func (s *postgres) connect(ctx context.Context, p *process) (connector.Connection, error) {
+// connect connects a process, to the server of an address where that is not "".
+func (s *postgres) connect(ctx context.Context, p *process, to address) (connector.Connection, error) {
 	if err := p.gate(); err != nil {
 		return nil, err
 	}
@@ -41,13 +44,13 @@ func (s *postgres) connect(ctx context.Context, p *process) (connector.Connectio
 	}
 	c := &connection{s: s, p: p}
 	s.mu.Lock()
-	if s.down {
+	if s.down || to != "" && to != s.address {
 		s.mu.Unlock()
 		return nil, errRefused
 	}
 	s.pid++
-	c.pid = s.pid
-	c.link = newLink(p, "client", "postgres", socketBytes)
+	c.pid, c.host = s.pid, s.host
+	c.link = newLink(p, "client", s.address, socketBytes)
 	c.link.late = s.w.o.lateData()
 	s.links = append(slices.DeleteFunc(s.links, (*link).ended), c.link)
 	s.mu.Unlock()
@@ -71,7 +74,7 @@ func (c *connection) ask(ctx context.Context, run func()) error {
 		return err
 	}
 	c.s.mu.Lock()
-	down := c.s.down
+	down := c.s.down || c.s.host != c.host
 	if !down {
 		run()
 	}
@@ -88,9 +91,13 @@ func (c *connection) ask(ctx context.Context, run func()) error {
 // identify says what the server is. The caller holds postgres.mu.
 func (c *connection) identify() offsets.Server {
 	s := c.s
-	o := offsets.Server{SystemID: s.system, Timeline: s.timeline, FlushLSN: s.flushed(), Standby: s.standby, SlotName: slotName}
-	if s.timeline > 1 {
+	o := offsets.Server{SystemID: s.system, Timeline: s.timelineNow(), FlushLSN: s.flushed(), Standby: s.standby, SlotName: slotName}
+	if o.Timeline > 1 {
 		o.Switches = s.switches
+		if o.Timeline < s.timeline {
+			o.Switches = maps.Clone(s.switches)
+			maps.DeleteFunc(o.Switches, func(left int32, _ pglogrepl.LSN) bool { return left >= o.Timeline })
+		}
 	}
 	return o
 }
@@ -189,25 +196,26 @@ func (c *connection) FollowTimeline() connector.Timeline {
 	if !c.system.Standby {
 		return nil
 	}
-	return &follower{s: c.s, p: c.p}
+	return &follower{s: c.s, p: c.p, to: c.host.address}
 }
 
 type follower struct {
 	s    *postgres
 	p    *process
+	to   address
 	conn connector.Connection
 }
 
 func (f *follower) Now(ctx context.Context) (timeline int32, same bool, err error) {
 	if same = f.conn != nil; !same {
-		if f.conn, err = f.s.connect(ctx, f.p); err != nil {
+		if f.conn, err = f.s.connect(ctx, f.p, f.to); err != nil {
 			f.conn = nil
 			return 0, false, err
 		}
 	}
 	latency := f.s.w.o.latency[postgresSide]
 	time.Sleep(latency[0])
-	if err := f.conn.(*connection).ask(ctx, func() { timeline = f.s.timeline }); err != nil {
+	if err := f.conn.(*connection).ask(ctx, func() { timeline = f.s.timelineNow() }); err != nil {
 		f.Close()
 		return 0, false, err
 	}
@@ -253,7 +261,7 @@ func (c *connection) Stream(ctx context.Context, start, confirmed pglogrepl.LSN,
 			refused = replication.SlotInUse(fmt.Errorf("it is active for PID %d", s.slot.sender.pid))
 		default:
 			s.w.note("%s: streams from %s (slot at %s, walsender %d)", c.p.name, start, s.slot.confirmed, c.pid)
-			s.w.verifier.started(c.p, start)
+			s.w.verifier.started(c.p, c.host, start)
 			sender = s.streamFrom(c.link, c.pid, start)
 		}
 	})
@@ -270,7 +278,7 @@ func (c *connection) Stream(ctx context.Context, start, confirmed pglogrepl.LSN,
 // look is what the process asks over a second connection when the stream is silent.
 func (w *walsender) look(c *connection) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		beside, err := c.s.connect(ctx, c.p)
+		beside, err := c.s.connect(ctx, c.p, c.host.address)
 		if err != nil {
 			return "", err
 		}
@@ -289,7 +297,7 @@ func (w *walsender) look(c *connection) func(context.Context) (string, error) {
 
 // readBack waits until the slot has a position.
 func (c *connection) readBack(ctx context.Context, want pglogrepl.LSN) error {
-	beside, err := c.s.connect(ctx, c.p)
+	beside, err := c.s.connect(ctx, c.p, c.host.address)
 	if err != nil {
 		return fmt.Errorf("read back the slot's position: %w", err)
 	}
@@ -320,15 +328,25 @@ func (c *connection) Close() { _ = c.link.client.Close() }
 type observer struct {
 	s *postgres
 	p *process
+	// at is where the process streams from.
+	at atomic.Value
 }
 
-func (o observer) Close() {}
+func (o *observer) Close() {}
 
 // At is called at the beginning of each session.
-func (o observer) At(net.Addr) { o.s.w.verifier.begun(o.p) }
+func (o *observer) At(server net.Addr) {
+	o.at.Store(server)
+	o.s.w.verifier.begun(o.p)
+}
 
-func (o observer) Look(ctx context.Context, was offsets.Outbox) (offsets.Outbox, bool, error) {
-	c, err := o.s.connect(ctx, o.p)
+func (o *observer) connect(ctx context.Context) (connector.Connection, error) {
+	to, _ := o.at.Load().(address)
+	return o.s.connect(ctx, o.p, to)
+}
+
+func (o *observer) Look(ctx context.Context, was offsets.Outbox) (offsets.Outbox, bool, error) {
+	c, err := o.connect(ctx)
 	if err != nil {
 		return was, false, err
 	}
@@ -336,8 +354,8 @@ func (o observer) Look(ctx context.Context, was offsets.Outbox) (offsets.Outbox,
 	return published, false, nil
 }
 
-func (o observer) Health(ctx context.Context) (*replication.Health, error) {
-	c, err := o.s.connect(ctx, o.p)
+func (o *observer) Health(ctx context.Context) (*replication.Health, error) {
+	c, err := o.connect(ctx)
 	if err != nil {
 		return nil, err
 	}

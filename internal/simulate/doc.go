@@ -17,8 +17,8 @@
 //   - PostgreSQL (wal.go, postgres.go, walsender.go): WAL in which transactions
 //     interleave, a slot by the server's own rules, keepalives that name what was
 //     decoded, wal_sender_timeout, crashes, standbys that are promoted, also while they
-//     stream. Commands are method calls (connection.go, snapshot.go, replay.go), the
-//     stream is bytes.
+//     stream, and several of them, of which one is reached at a time. Commands are
+//     method calls (connection.go, snapshot.go, replay.go), the stream is bytes.
 //   - the network (pipe.go): it is slow, silent, cut, or loses an answer.
 //   - the brokers' faults (kafka.go, faults.go, brokers.go), by kfake's own means.
 //   - processes (process.go): one that is killed reaches nothing any more; one that is

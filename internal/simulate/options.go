@@ -14,6 +14,7 @@ type options struct {
 	brokers      int
 	rewind       offsets.Rewind
 	standby      bool // the server is a standby at first
+	hosts        int  // how many more standbys there are
 	backfill     int  // how many transactions there are before the slot, which are published; 0: none, and no backfill
 	partitions   int
 	topics       int
@@ -56,7 +57,7 @@ func (o options) String() string {
 		guarantee += fmt.Sprintf(", rewind %d bytes", o.rewind.Bytes)
 	}
 	if o.standby {
-		guarantee += ", from a standby"
+		guarantee += fmt.Sprintf(", from a standby (of %d)", o.hosts+1)
 	}
 	if o.backfill > 0 {
 		guarantee += ", backfill"

@@ -1,7 +1,9 @@
 package simulate
 
 import (
+	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -30,13 +32,14 @@ type postgres struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced with each change
 	system   string
-	timeline int32
+	timeline int32                   // of the primary
 	switches map[int32]pglogrepl.LSN // replaced with each change
 	end      pglogrepl.LSN           // of the WAL
 	xid      uint32
 	open     []*transaction
 	log      []record
-	slot     *slot
+	*host              // that processes reach
+	others   []*host   // standbys that they do not reach
 	snapshot *snapshot // of a backfill; nil: there is none
 	pid      uint32
 	down     bool
@@ -45,17 +48,28 @@ type postgres struct {
 	// ahead is by how much its clock is wrong.
 	ahead time.Duration
 
-	// replicated is how far the standby is; lagging says that it comes no further.
 	// synchronized: the walsender sends nothing that the standby does not have
 	// (synchronized_standby_slots).
-	replicated   pglogrepl.LSN
-	lagging      bool
 	synchronized bool
 	// standby: the server is this standby, and the slot is its own. It has decoded nothing
 	// behind replicated, and what is written there is lost when it is promoted.
 	standby bool
 	// copied is the position of the standby's copy of the slot.
 	copied pglogrepl.LSN
+}
+
+// host is what servers of one primary have of their own: a slot on a standby is
+// another one than that of the same name on the next.
+type host struct {
+	address address
+	slot    *slot
+	// replicated is how far the standby is, of which timeline; lagging says that it comes
+	// no further.
+	replicated pglogrepl.LSN
+	on         int32
+	lagging    bool
+	// shown is how far it was when processes reached it last.
+	shown pglogrepl.LSN
 }
 
 // slot is the logical replication slot.
@@ -70,9 +84,12 @@ type slot struct {
 }
 
 func newPostgres(w *world) *postgres {
-	s := &postgres{w: w, changed: make(chan struct{}), system: "7301", timeline: 1, end: walStart, switches: make(map[int32]pglogrepl.LSN)}
-	s.replicated = s.end
-	return s
+	return &postgres{w: w, changed: make(chan struct{}), system: "7301", timeline: 1, end: walStart,
+		switches: make(map[int32]pglogrepl.LSN), host: newHost(1)}
+}
+
+func newHost(n int) *host {
+	return &host{address: address(fmt.Sprintf("%s%d", postgresAddress, n)), replicated: walStart, on: 1}
 }
 
 // update changes the server and wakes whoever waits for it.
@@ -80,8 +97,10 @@ func (s *postgres) update(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
-	if !s.lagging {
-		s.replicated = s.end
+	for _, h := range append(s.others, s.host) {
+		if !h.lagging {
+			h.replicated, h.on = s.end, s.timeline
+		}
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -99,10 +118,10 @@ func (s *postgres) makeSlot() {
 func (s *postgres) confirm(from *walsender, lsn pglogrepl.LSN) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.slot == nil || s.slot.sender != from || lsn <= s.slot.confirmed {
+	if slot := from.host.slot; slot == nil || slot.sender != from || lsn <= slot.confirmed {
 		return
 	}
-	s.slot.confirmed = lsn
+	from.host.slot.confirmed = lsn
 	s.w.note("server: confirmed_flush %s", lsn)
 }
 
@@ -161,19 +180,31 @@ func (s *postgres) start() {
 }
 
 // flushed is up to where the server has the WAL. The caller holds mu.
-func (s *postgres) flushed() pglogrepl.LSN {
+func (s *postgres) flushed() pglogrepl.LSN { return s.flushedBy(s.host) }
+
+func (s *postgres) flushedBy(h *host) pglogrepl.LSN {
 	if s.standby {
-		return s.replicated
+		return h.replicated
 	}
 	return s.end
+}
+
+// timelineNow is the timeline of flushed. The caller holds mu.
+func (s *postgres) timelineNow() int32 {
+	if s.standby {
+		return s.on
+	}
+	return s.timeline
 }
 
 // switchTimeline begins a new timeline where the standby is, and returns what is lost of
 // the one before. The caller holds mu.
 func (s *postgres) switchTimeline() (lost []*transaction) {
 	cut := s.replicated
+	left := s.timelineNow()
 	s.switches = maps.Clone(s.switches)
-	s.switches[s.timeline] = cut
+	maps.DeleteFunc(s.switches, func(t int32, _ pglogrepl.LSN) bool { return t > left }) // these are no ancestors
+	s.switches[left] = cut
 	s.timeline++
 	for i := len(s.log) - 1; i >= 0 && s.log[i].end > cut; i-- {
 		if tx := s.log[i].tx; tx != nil {
@@ -181,9 +212,22 @@ func (s *postgres) switchTimeline() (lost []*transaction) {
 		}
 	}
 	s.log = slices.DeleteFunc(slices.Clone(s.log), func(r record) bool { return r.end > cut })
-	s.end, s.lagging = cut, false
+	s.end, s.lagging, s.on = cut, false, s.timeline
 	slices.Reverse(lost)
 	return lost
+}
+
+// rewind makes the other standbys follow the new primary. One that is beyond the timeline
+// switch point cannot: it is made anew by pg_rewind, which leaves it no slot. It returns
+// how far processes have seen them come. The caller holds mu.
+func (s *postgres) rewind() (furthest pglogrepl.LSN) {
+	for _, h := range s.others {
+		furthest = max(furthest, h.shown)
+		if h.replicated > s.end {
+			h.replicated, h.on, h.slot = s.end, s.timeline, nil
+		}
+	}
+	return furthest
 }
 
 // promoteStreaming promotes the standby that the process is connected to, or lets its
@@ -194,9 +238,15 @@ func (s *postgres) promoteStreaming(promoted bool) {
 			return
 		}
 		s.rollBack()
+		known := s.timelineNow() == s.timeline // else a position may be of one that is no ancestor
 		lost := s.switchTimeline()
 		s.standby = !promoted
-		s.w.verifier.promoted(lost, false) // it has sent nothing of what is lost
+		// It has sent nothing of what is lost; another may have, that was reached before.
+		had := max(s.end, s.rewind())
+		if !known {
+			had = math.MaxUint64
+		}
+		s.w.verifier.promoted(s.end, had, lost)
 		s.w.note("server: timeline %d from %s on, promoted %t, %d transactions lost", s.timeline, s.end, promoted, len(lost))
 	})
 }
@@ -216,11 +266,49 @@ func (s *postgres) promote(withSlot bool) {
 			s.slot = &slot{confirmed: at, saved: at}
 			s.copied = at
 		}
-		behind := len(lost) > 0 || s.slot == nil || cutOff
-		s.w.verifier.promoted(lost, behind)
+		had := cut
+		if len(lost) > 0 || s.slot == nil || cutOff {
+			had = math.MaxUint64
+		}
+		s.w.verifier.promoted(cut, had, lost)
 		s.w.note("server: standby promoted to timeline %d at %s, slot %t, %d transactions lost", s.timeline, cut, s.slot != nil, len(lost))
 	})
 	s.start()
+}
+
+// anotherHost is the end of the network to the standby that processes reach: they reach
+// the next one. A crash takes back what its slot has not on disk.
+func (s *postgres) anotherHost(crash bool) {
+	if !s.standby || len(s.others) == 0 {
+		return
+	}
+	s.stop(crash)
+	s.update(func() {
+		s.down = false
+		was := s.host
+		was.shown = was.replicated
+		s.host, s.others = s.others[0], append(s.others[1:], was)
+		s.w.verifier.reached(s.slot != nil)
+		at := pglogrepl.LSN(0)
+		if s.slot != nil {
+			at = s.slot.confirmed
+		}
+		s.w.note("server: %s is reached instead of %s, at %s of timeline %d, slot at %s", s.address, was.address, s.replicated, s.on, at)
+	})
+}
+
+// reached is the server that processes reach.
+func (s *postgres) reached() *host {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.host
+}
+
+// bare reports whether processes may reach a standby that has no slot.
+func (s *postgres) bare() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slot == nil && len(s.others) > 0
 }
 
 // restart returns where decoding has to begin to read: before every transaction that

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,7 @@ type process struct {
 	status      atomic.Pointer[status.Status]
 	accepts     bool   // --accept-gap; cleared by the verifier when it has taken effect
 	owner       string // as it names itself in positions; "": it keeps none in Kafka
-	streamed    bool   // ever; of the verifier
+	streamed    *host  // the last server that it has streamed from; of the verifier
 
 	// Of the goroutine that runs the steps.
 	from      int // the verifier's arrivals at the start
@@ -49,8 +50,11 @@ const (
 	kafkaSide    side = "Kafka"
 )
 
+// postgresAddress begins the address of each server.
+const postgresAddress = "postgres"
+
 func (l *link) side() side {
-	if l.to == "postgres" {
+	if strings.HasPrefix(string(l.to), postgresAddress) {
 		return postgresSide
 	}
 	return kafkaSide

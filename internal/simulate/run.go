@@ -73,9 +73,9 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		Log:             log,
 		Status:          status.New(time.Minute),
 		Open: func(ctx context.Context, _ replication.Options) (connector.Connection, error) {
-			return w.server.connect(ctx, p)
+			return w.server.connect(ctx, p, "")
 		},
-		Observer: observer{w.server, p},
+		Observer: &observer{s: w.server, p: p},
 	}
 	o.Sink.Backlog = o.MemoryLimit / 4
 	switch {

@@ -146,7 +146,7 @@ func (s *snapshot) MakeSlot(ctx context.Context) error {
 }
 
 func (s *snapshot) Rows(ctx context.Context, t decoder.Table, memory *replication.Memory) (*backfill.Reader, error) {
-	beside, err := s.c.s.connect(ctx, s.c.p)
+	beside, err := s.c.s.connect(ctx, s.c.p, s.c.host.address)
 	if err != nil {
 		return nil, err
 	}
@@ -227,11 +227,12 @@ func (v *verifier) snapshot(s *snapshot) {
 // nothing else remembers that. With exactly_once a position does, which is committed with
 // it.
 func (v *verifier) backfilled(at pglogrepl.LSN) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.made = min(v.made, at)
 	if v.exactly {
 		return
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.sync()
 	v.safe(at, "the backfill ends at %s", at)
 }

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type verifier struct {
 	txs      []*transaction
 	head     int
 	timeline int32
+	left     map[int32]pglogrepl.LSN // where the timelines before it ended
 	// arrivals counts records, repeats those that had come before. faults says that
 	// something has happened after which a suffix may repeat.
 	arrivals, repeats int
@@ -46,7 +48,8 @@ type verifier struct {
 	// refusable says that a start may refuse the position: the server has lost its
 	// slot, or some of its history, and no position of the new one is stored.
 	refusable bool
-	refusals  int // how often it became so
+	refusals  int           // how often it became so
+	made      pglogrepl.LSN // where the slot was made of a standby that had none
 	// owners are the processes that have claimed the position in Kafka.
 	owners map[string]bool
 	// saved are the positions that were stored, the oldest first: see old.
@@ -67,7 +70,7 @@ type seenRow struct {
 
 func newVerifier(w *world, exactly bool) *verifier {
 	return &verifier{w: w, exactly: exactly, timeline: 1, rows: make(map[string]*seenRow), keys: make(map[string][]*seenRow),
-		at: make(map[string]int), part: make(map[string]int32), owners: make(map[string]bool)}
+		at: make(map[string]int), left: make(map[int32]pglogrepl.LSN), part: make(map[string]int32), owners: make(map[string]bool)}
 }
 
 // broken notes that a promise is broken. The caller holds mu.
@@ -113,21 +116,37 @@ func (v *verifier) committed(tx *transaction) {
 	}
 }
 
-// promoted notes that the server is another one, on a new timeline, which lacks the
-// newest transactions; behind says that it lacks something that a position may name.
-func (v *verifier) promoted(txs []*transaction, behind bool) {
+// promoted notes that the server is another one, on a new timeline that begins at cut and
+// lacks the newest transactions; had is how far a server that was reached had come.
+func (v *verifier) promoted(cut, had pglogrepl.LSN, txs []*transaction) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if behind {
+	if had > cut {
 		v.refusable = true
 		v.refusals++
 	}
 	for _, tx := range txs {
-		tx.lost = true
+		tx.lost, tx.had = true, tx.end <= had
+	}
+	v.left[v.timeline] = cut
+	for left, at := range v.left {
+		v.left[left] = min(at, cut) // of one that is no ancestor nothing is left
 	}
 	v.txs = v.txs[:len(v.txs)-len(txs)]
 	v.head = min(v.head, len(v.txs))
 	v.timeline++
+}
+
+// reached notes that another standby is reached, and whether it has a slot. Where it has
+// none, a position is refused until one is stored that its new slot has.
+func (v *verifier) reached(has bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.made = 0; has {
+		return
+	}
+	v.refusable, v.made = true, math.MaxUint64
+	v.refusals++
 }
 
 // excuse gives up what was committed before a position and has not arrived. The caller
@@ -147,19 +166,23 @@ func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()
-	if (v.remembered || p.streamed) && !p.accepts {
+	v.made = min(v.made, at)
+	if (v.remembered || p.streamed != nil) && !p.accepts {
+		if v.w.o.hosts > 0 && p.streamed == nil {
+			return // a position may be stored after it has asked: nothing is given up, and it has to see it
+		}
 		v.broken("%s makes the slot again in silence", p.name)
 	}
 	v.excuse(at)
 }
 
 // started notes that a stream begins.
-func (v *verifier) started(p *process, at pglogrepl.LSN) {
+func (v *verifier) started(p *process, from *host, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p.streamed = true
+	p.streamed = from
 	if p.accepts {
-		p.accepts, v.clean = false, 0
+		v.clean = 0
 		v.excuse(at)
 		return
 	}
@@ -173,6 +196,7 @@ func (v *verifier) started(p *process, at pglogrepl.LSN) {
 func (v *verifier) begun(p *process) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	p.accepts = false
 	if v.sync(); p.owner != "" && !v.owners[p.owner] {
 		v.broken("%s streams and has not claimed the position", p.name)
 	}
@@ -205,10 +229,12 @@ func (v *verifier) stored(p offsets.Position, at time.Time, by string) {
 
 func (v *verifier) safeStored(p offsets.Position, by string) {
 	v.remembered = true
-	if p.Timeline != v.timeline {
-		return
+	if left, past := v.left[p.Timeline]; past && (p.LSN > left || p.Inside.CommitLSN >= left) {
+		return // it may be of what was lost
 	}
-	v.refusable = false
+	if p.Timeline == v.timeline && p.LSN >= v.made {
+		v.refusable = false
+	}
 	v.safe(p.LSN, "%s is stored by %s", p, by)
 	if p.Inside == (offsets.Event{}) {
 		return
@@ -327,7 +353,7 @@ func (v *verifier) arrive(r *kgo.Record) {
 	case replayed:
 		v.again(r, s, position, where)
 		return
-	case s.tx.lost && v.w.o.standby:
+	case s.tx.lost && !s.tx.had:
 		v.broken("%s is of a transaction that the standby never had", where)
 	case r.Topic != s.topic || string(r.Key) != s.key || !s.is(r.Value):
 		v.broken("%s has topic %q, key %q, value %q instead of %q, %q, %q", where, r.Topic, r.Key, r.Value, s.topic, s.key, s.payload)

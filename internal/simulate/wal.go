@@ -36,6 +36,8 @@ type transaction struct {
 	// lost says that the database has lost it: a standby was promoted that did not have
 	// it. excused, that the operator has given it up.
 	lost, excused bool
+	// had says of one that is lost that a server that was reached had it.
+	had bool
 	// unseen counts its rows that no reader of Kafka can see yet.
 	unseen int
 	// whole is how many of its first rows have arrived.

@@ -16,6 +16,7 @@ import (
 // updates, another decodes and sends.
 type walsender struct {
 	s      *postgres
+	host   *host
 	link   *link
 	pid    uint32
 	copied bool // it streams from a copy of the slot
@@ -50,7 +51,7 @@ func (s *postgres) streamFrom(l *link, pid uint32, start pglogrepl.LSN) *walsend
 // copyFrom starts to send from a copy of the slot. The caller holds postgres.mu, so that
 // the sender has not begun.
 func (s *postgres) copyFrom(l *link, pid uint32, start pglogrepl.LSN) *walsender {
-	w := &walsender{s: s, link: l, pid: pid, copied: true, from: max(start, s.slot.confirmed), lastReply: time.Now(), woken: make(chan struct{}, 1)}
+	w := &walsender{s: s, host: s.host, link: l, pid: pid, copied: true, from: max(start, s.slot.confirmed), lastReply: time.Now(), woken: make(chan struct{}, 1)}
 	w.sent = s.slot.confirmed
 	restart := s.restart()
 	for w.next < len(s.log) && s.log[w.next].end <= restart {
@@ -71,8 +72,8 @@ func (w *walsender) end(why string) {
 		return
 	}
 	w.s.update(func() {
-		if w.s.slot != nil && w.s.slot.sender == w {
-			w.s.slot.sender = nil
+		if slot := w.host.slot; slot != nil && slot.sender == w {
+			slot.sender = nil
 		}
 	})
 	w.s.w.note("server: walsender %d ended: %s", w.pid, why)
@@ -118,10 +119,10 @@ func (w *walsender) status(body []byte) {
 	time.Sleep(busy) // it is read when the process has time for it
 	written, flushed, applied := lsnAt(body, 1), lsnAt(body, 9), lsnAt(body, 17)
 	w.s.mu.Lock()
-	end := w.s.flushed()
+	end := w.s.flushedBy(w.host)
 	var has pglogrepl.LSN
-	if w.s.slot != nil {
-		has = w.s.slot.confirmed
+	if w.host.slot != nil {
+		has = w.host.slot.confirmed
 	}
 	w.s.mu.Unlock()
 	if !w.copied {
@@ -144,7 +145,7 @@ func (w *walsender) send() {
 		w.s.mu.Lock()
 		changed := w.s.changed
 		var rec record
-		more := w.next < len(w.s.log) && !((w.s.synchronized || w.s.standby) && w.s.log[w.next].end > w.s.replicated)
+		more := w.next < len(w.s.log) && !((w.s.synchronized || w.s.standby) && w.s.log[w.next].end > w.host.replicated)
 		if more {
 			rec = w.s.log[w.next]
 			w.next++

@@ -41,6 +41,15 @@ func wide(seed uint64) (options, []step) {
 			add(m.standbyFault())
 		}
 	}
+	if o.standby && seed%3 > 0 {
+		o.hosts = 1 + int(seed%2)
+		hosts := &maker{r: rand.New(rand.NewPCG(seed, 0x686f737473)), o: o}
+		for range 1 + hosts.r.IntN(4) {
+			s := hosts.hostFault()
+			s.then = hosts.pause()
+			steps = slices.Insert(steps, hosts.r.IntN(len(steps)+1), s)
+		}
+	}
 	if r.IntN(5) == 0 {
 		for range 1 + r.IntN(2) {
 			add(m.clockFault())
@@ -75,6 +84,27 @@ func (m *maker) standbyFault() step {
 	return step{what: fmt.Sprintf("the timeline changes while the standby streams (promoted %t)", promoted), do: func(w *world) {
 		w.fault()
 		w.server.promoteStreaming(promoted)
+	}}
+}
+
+// hostFault makes a step of several standbys: the one that processes reach goes away, or
+// the next one falls behind.
+func (m *maker) hostFault() step {
+	d, crash := m.lasts(), m.r.IntN(2) == 0
+	if m.r.IntN(3) > 0 {
+		return step{what: fmt.Sprintf("the standby goes away (crash %t), and another is reached", crash), do: func(w *world) {
+			w.fault()
+			w.server.anotherHost(crash)
+			w.lostPositions()
+		}}
+	}
+	return step{what: fmt.Sprintf("the next standby comes no further for %s", d), do: func(w *world) {
+		if len(w.server.others) == 0 {
+			return
+		}
+		behind := w.server.others[0]
+		w.server.update(func() { behind.lagging = true })
+		w.after(d, "that standby catches up", func() { w.server.update(func() { behind.lagging = false }) })
 	}}
 }
 

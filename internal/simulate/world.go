@@ -75,9 +75,15 @@ func newWorld(o options) (*world, error) {
 	w.server = newPostgres(w)
 	w.server.timeout, w.server.empties, w.server.synchronized = o.timeout, o.empties, o.synchronized
 	w.server.standby = o.standby
+	for i := range o.hosts {
+		w.server.others = append(w.server.others, newHost(i+2))
+	}
 	if o.madeBefore {
 		w.server.mu.Lock()
 		w.server.makeSlot()
+		for _, h := range w.server.others {
+			h.slot = &slot{confirmed: walStart, saved: walStart}
+		}
 		w.server.mu.Unlock()
 	}
 	var err error
@@ -236,7 +242,7 @@ func (w *world) supervise() {
 
 // judge decides whether a process ended as it may, and when it is started again.
 func (w *world) judge(p *process) {
-	v := w.verifier
+	v, reached := w.verifier, w.server.reached()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()
@@ -244,7 +250,11 @@ func (w *world) judge(p *process) {
 	var refused *offsets.RefusedError
 	switch {
 	case p.err == nil && p.stopping:
-		fell := w.o.store == "slot" && !w.o.exactly && w.falls != p.falls
+		// Another server's slot knows nothing of what this one's was told.
+		fell := w.o.store == "slot" && !w.o.exactly && (w.falls != p.falls || p.streamed != reached)
+		if w.o.hosts > 0 && !v.remembered {
+			fell = true // with the rows from before it a slot says that they are published
+		}
 		if v.clean = 0; len(w.processes) == 1 && !w.blurred && !fell {
 			v.cleanFrom, v.clean = p.from, v.arrivals
 		}
@@ -298,7 +308,11 @@ func (w *world) heal() {
 	w.note("> all faults end")
 	w.due(true)
 	w.server.start()
-	w.server.update(func() { w.server.lagging = false })
+	w.server.update(func() {
+		for _, h := range append(w.server.others, w.server.host) {
+			h.lagging = false
+		}
+	})
 	running := w.processes
 	if w.replay != nil {
 		running = append(slices.Clone(running), w.replay.p)
@@ -325,9 +339,10 @@ func (w *world) startProcess(accepts bool) {
 		w.verifier.mu.Unlock()
 	}
 	p := w.newProcess(fmt.Sprintf("p%d", w.started), accepts)
+	bare := w.server.bare()
 	w.verifier.mu.Lock()
 	p.from, p.refusals = w.verifier.arrivals, w.verifier.refusals
-	if w.verifier.refusable {
+	if w.verifier.refusable || bare {
 		p.refusals--
 	}
 	w.verifier.mu.Unlock()
