@@ -175,12 +175,23 @@ func (p *Connector) askElsewhere(ctx context.Context) (there []offsets.Stored) {
 
 // prepare sees to the publication and the slot, and says what the server is. A slot
 // is made only where no position is stored: also none that another process has stored
-// since we looked.
+// since we looked, and if one does while the slot is made, its position counts.
 func (p *Connector) prepare(ctx context.Context, conn Connection) (offsets.Server, error) {
-	server, err := conn.Prepare(ctx, p.loaded && p.known == nil && !p.shared)
-	if err == nil && server.Slot == nil && (!p.loaded || p.shared && p.known == nil) {
-		if err = p.load(ctx); err == nil {
-			server, err = conn.Prepare(ctx, p.known == nil)
+	server, err := conn.Prepare(ctx, false)
+	if err == nil && server.Slot == nil && (!p.loaded || p.known == nil) {
+		err = p.load(ctx)
+		switch {
+		case err != nil:
+		case p.known != nil: // who has stored it may have made the slot after we looked
+			server, err = conn.Prepare(ctx, false)
+		default:
+			p.loaded = false // until it is known what others have stored meanwhile
+			if server, err = conn.Prepare(ctx, true); err == nil {
+				err = p.load(ctx)
+			}
+		}
+		if err == nil && p.known != nil {
+			server.FlushLSN, err = conn.Flushed(ctx) // read after what it is compared with
 		}
 	}
 	if err == nil {

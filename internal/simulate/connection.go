@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -324,15 +325,32 @@ func (c *connection) readBack(ctx context.Context, want pglogrepl.LSN) error {
 
 func (c *connection) Close() { _ = c.link.client.Close() }
 
-// observer looks at the outbox, which never changes, over connections of its own.
+// observer looks at the outbox, which never changes, over a connection that it keeps, and
+// opens another when that has failed.
 type observer struct {
 	s *postgres
 	p *process
 	// at is where the process streams from.
 	at atomic.Value
+
+	mu   sync.Mutex
+	kept *connection // nil: none, or somebody uses it
 }
 
-func (o *observer) Close() {}
+// keep keeps a connection, nil for none, and returns the one before.
+func (o *observer) keep(c *connection) *connection {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was := o.kept
+	o.kept = c
+	return was
+}
+
+func (o *observer) Close() {
+	if c := o.keep(nil); c != nil {
+		c.Close()
+	}
+}
 
 // At is called at the beginning of each session.
 func (o *observer) At(server net.Addr) {
@@ -340,25 +358,40 @@ func (o *observer) At(server net.Addr) {
 	o.s.w.verifier.begun(o.p)
 }
 
-func (o *observer) connect(ctx context.Context) (connector.Connection, error) {
+// ask asks the server something.
+func (o *observer) ask(ctx context.Context) error {
 	to, _ := o.at.Load().(address)
-	return o.s.connect(ctx, o.p, to)
+	c := o.keep(nil)
+	if c != nil && (c.link.ended() || to != "" && to != c.host.address) {
+		c.Close()
+		c = nil
+	}
+	if c == nil {
+		made, err := o.s.connect(ctx, o.p, to)
+		if err != nil {
+			return err
+		}
+		c = made.(*connection)
+	} else if err := c.ask(ctx, func() {}); err != nil {
+		c.Close()
+		return err
+	}
+	if other := o.keep(c); other != nil {
+		other.Close()
+	}
+	return nil
 }
 
 func (o *observer) Look(ctx context.Context, was offsets.Outbox) (offsets.Outbox, bool, error) {
-	c, err := o.connect(ctx)
-	if err != nil {
+	if err := o.ask(ctx); err != nil {
 		return was, false, err
 	}
-	defer c.Close()
 	return published, false, nil
 }
 
 func (o *observer) Health(ctx context.Context) (*replication.Health, error) {
-	c, err := o.connect(ctx)
-	if err != nil {
+	if err := o.ask(ctx); err != nil {
 		return nil, err
 	}
-	defer c.Close()
 	return &replication.Health{Safe: -1, WALStatus: "reserved"}, nil
 }

@@ -97,13 +97,19 @@ func (s *postgres) update(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
-	for _, h := range append(s.others, s.host) {
-		if !h.lagging {
-			h.replicated, h.on = s.end, s.timeline
-		}
+	s.replicate(s.host)
+	for _, h := range s.others {
+		s.replicate(h)
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// replicate lets a standby have all WAL. The caller holds mu.
+func (s *postgres) replicate(h *host) {
+	if !h.lagging {
+		h.replicated, h.on = s.end, s.timeline
+	}
 }
 
 // makeSlot makes the slot at the end of the WAL. The caller holds mu.

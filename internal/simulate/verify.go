@@ -161,17 +161,19 @@ func (v *verifier) excuse(at pglogrepl.LSN) {
 
 // madeSlot notes that a process has made the slot: because nothing says that there was
 // one, or because the operator has accepted that what lies between is lost. With the
-// slot as the only store a process that starts cannot know.
+// slot as the only store a process that starts cannot know. With another, it has to see
+// before it streams what was stored until now.
 func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()
 	v.made = min(v.made, at)
-	if (v.remembered || p.streamed != nil) && !p.accepts {
-		if v.w.o.hosts > 0 && p.streamed == nil {
-			return // a position may be stored after it has asked: nothing is given up, and it has to see it
-		}
+	switch {
+	case p.accepts:
+	case p.streamed != nil:
 		v.broken("%s makes the slot again in silence", p.name)
+	case v.remembered:
+		return // what lies between is excused when the operator says so
 	}
 	v.excuse(at)
 }

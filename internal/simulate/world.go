@@ -309,7 +309,8 @@ func (w *world) heal() {
 	w.due(true)
 	w.server.start()
 	w.server.update(func() {
-		for _, h := range append(w.server.others, w.server.host) {
+		w.server.lagging = false
+		for _, h := range w.server.others {
 			h.lagging = false
 		}
 	})

@@ -36,11 +36,11 @@ var plants = []plant{
 		{"internal/connector/stop.go", "\tif stored != nil {\n\t\treturn fmt.Errorf(\"%w: the last position could not be stored, events", "\tif false {\n\t\treturn fmt.Errorf(\"%w: the last position could not be stored, events"},
 	}},
 	{"exactly once: the position is read before the id is taken", []edit{
-		{"internal/connector/start.go", "\t\t\terr = p.acquire(ctx)\n\t\t\ts.ID, s.Delivered", "\t\t\tif err = p.load(ctx); err == nil {\n\t\t\t\ts.Server.FlushLSN, err = conn.Flushed(ctx)\n\t\t\t}\n\t\t\tif err == nil {\n\t\t\t\terr = p.acquire(ctx)\n\t\t\t}\n\t\t\ts.Read = true\n\t\t\ts.ID, s.Delivered"},
+		{"internal/connector/start.go", "\t\t\terr = p.acquire(ctx, 0)\n\t\t\ts.ID, s.Delivered", "\t\t\tif err = p.load(ctx); err == nil {\n\t\t\t\ts.Server.FlushLSN, err = conn.Flushed(ctx)\n\t\t\t}\n\t\t\tif err == nil {\n\t\t\t\terr = p.acquire(ctx, 0)\n\t\t\t}\n\t\t\ts.Read = true\n\t\t\ts.ID, s.Delivered"},
 	}},
 	{"exactly once: the position is stored outside the transaction", []edit{
 		{"internal/guarantee/exactlyonce.go", "\te.claimed, e.claimDue = true, false\n", "\tif err := e.positions.(interface {\n\t\tSave(context.Context, offsets.Position) error\n\t}).Save(ctx, at); err != nil {\n\t\treturn &Doubt{err}\n\t}\n\te.claimed, e.claimDue = true, false\n"},
-		{"sink/transaction.go", "\tk.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {\n\t\tif err == nil {\n\t\t\terr = k.txn.holds(r)\n\t\t}\n\t\tdone <- err\n\t})\n", "\tdone <- nil\n"},
+		{"sink/transaction.go", "\t\tk.client.Produce(k.ctx, r, func(r *kgo.Record, err error) {\n\t\t\tif err == nil {\n\t\t\t\terr = k.txn.holds(r)\n\t\t\t}\n\t\t\tdone <- err\n\t\t})\n", "\t\tdone <- nil\n"},
 	}},
 	{"exactly once: a position inside a transaction is ignored", []edit{
 		{"offsets/start.go", "\tif d.Position.Inside.After(d.Skip) {", "\tif d.Position.Inside.After(d.Skip) && !s.Transactional {"},
@@ -64,7 +64,7 @@ var plants = []plant{
 		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\t_ = timeline\n"},
 	}},
 	{"a start on a standby has the timeline of its connection", []edit{
-		{"internal/connector/start.go", "\tat.Timeline = now\n", "\t_ = now\n"},
+		{"internal/connector/timeline.go", "\tif f.seen != 0 && now != f.seen && !same {", "\tif f.seen != 0 && now != f.seen && !same && false {"},
 	}},
 	{"delivery.rewind counts what is not yet old enough", []edit{
 		{"offsets/rewind.go", "now.UnixMilli()-m.At >= r.Age.Milliseconds() &&", "now.UnixMilli()-m.At >= r.Age.Milliseconds()/2 &&"},
@@ -80,5 +80,11 @@ var plants = []plant{
 	}},
 	{"a replay ends before everything is acknowledged", []edit{
 		{"internal/connector/replay.go", "\tcase <-r.tracker.Drained():\n", "\tcase <-r.tracker.Drained():\n\tdefault:\n"},
+	}},
+	{"the number of an event in its transaction has 16 bits", []edit{
+		{"decoder/decoder.go", "\td.number++\n", "\td.number = uint32(uint16(d.number + 1))\n"},
+	}},
+	{"a standby that is behind the stored position is not waited for", []edit{
+		{"offsets/position.go", "\tif server.Standby && (", "\tif false && ("},
 	}},
 }
