@@ -24,10 +24,11 @@ import (
 // A file system that does not answer is waited for until the context ends; the call
 // that hangs is left behind, and the store refuses every other until it returns.
 type FileStore struct {
-	path string
-	seen []byte // what was loaded or saved last; nil: no file, or not loaded yet
-	tidy bool   // no temporary files of others are left
-	busy chan struct{}
+	path  string
+	seen  []byte // what was loaded or saved last; nil: no file, or not loaded yet
+	known bool   // it was loaded
+	tidy  bool   // no temporary files of others are left
+	busy  chan struct{}
 }
 
 const (
@@ -83,13 +84,13 @@ func (s *FileStore) Load(ctx context.Context) (p *Position, err error) {
 func (s *FileStore) load() (*Position, error) {
 	data, err := s.read()
 	if errors.Is(err, fs.ErrNotExist) {
-		s.seen = nil
+		s.seen, s.known = nil, true
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read stored position: %w: %w", ErrUnusable, err)
 	}
-	s.seen = data
+	s.seen, s.known = data, true
 	p, err := Decode(data)
 	if err != nil {
 		return nil, fmt.Errorf("read stored position: %w: %s: %w; put the file back as it was, or remove it to resume at the slot's own position", ErrUnusable, s.path, err)
@@ -126,7 +127,7 @@ func (s *FileStore) Save(ctx context.Context, p Position) error {
 
 func (s *FileStore) save(p Position) (err error) {
 	data := append(p.Encode(), '\n')
-	if now, err := s.read(); s.seen != nil && err == nil && !bytes.Equal(now, s.seen) {
+	if now, err := s.read(); (s.known || s.seen != nil) && err == nil && !bytes.Equal(now, s.seen) {
 		return fmt.Errorf("%s: %w", s.path, ErrStoreTaken)
 	}
 	target, err := s.target()

@@ -207,6 +207,28 @@ func TestFileStoreErrors(t *testing.T) {
 	})
 }
 
+// Neither does a process overwrite it that has found no file: it was suspended before its
+// first save, and replaced. Found by the simulator.
+func TestFileStoreDoesNotOverwriteTheFirst(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "position.json")
+	first, second := NewFileStore(path), NewFileStore(path)
+	for _, s := range []*FileStore{first, second} {
+		if p, err := s.Load(ctx); p != nil || err != nil {
+			t.Fatal(p, err)
+		}
+	}
+	save(t, second, somePosition)
+	older := somePosition
+	older.LSN -= 50
+	if err := first.Save(ctx, older); !errors.Is(err, ErrStoreTaken) {
+		t.Errorf("saved over what another has stored: %v", err)
+	}
+	if got := load(t, second); got != somePosition {
+		t.Errorf("loaded %+v, want %+v", got, somePosition)
+	}
+}
+
 // Two processes have the same file. One was stopped and replaced: what it still
 // wants to save is older than what the other has saved.
 func TestFileStoreDoesNotOverwriteAnother(t *testing.T) {
