@@ -199,9 +199,15 @@ func (w *world) lostPositions() {
 	v := w.verifier
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if w.o.store == "slot" && !w.o.exactly {
+	if w.slotOnly() {
 		v.clean = 0
 	}
+}
+
+// slotOnly reports whether nothing but the slot knows how far the outbox is published: also
+// where a store has nothing yet. The caller holds verifier.mu.
+func (w *world) slotOnly() bool {
+	return w.o.store == "slot" && !w.o.exactly || !w.verifier.remembered
 }
 
 // createTopics makes the topics that are missing.

@@ -144,13 +144,15 @@ func (s *postgres) checkpoint() {
 }
 
 // stop ends the server. A crash takes back what was not on disk; a shutdown writes a
-// checkpoint. Open transactions are rolled back.
+// checkpoint. Open transactions are rolled back, but for those of a standby's primary.
 func (s *postgres) stop(crash bool) {
 	var links []*link
 	s.update(func() {
 		s.down = true
 		links, s.links = s.links, nil
-		s.rollBack()
+		if !s.standby {
+			s.rollBack()
+		}
 		s.snapshot = nil
 		if s.slot == nil {
 			return

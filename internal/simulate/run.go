@@ -163,9 +163,10 @@ type disk struct {
 // fileStore is offsets.FileStore without a disk: the same rule keeps a process from
 // writing over what another has stored.
 type fileStore struct {
-	p    *process
-	d    *disk
-	seen []byte
+	p     *process
+	d     *disk
+	seen  []byte
+	known bool // seen was read
 }
 
 func (f *fileStore) ready(ctx context.Context) error {
@@ -195,6 +196,7 @@ func (f *fileStore) Load(ctx context.Context) (*offsets.Position, error) {
 	}
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
+	f.known = true
 	if f.seen = f.d.position; f.seen == nil {
 		return nil, nil
 	}
@@ -210,7 +212,7 @@ func (f *fileStore) Save(ctx context.Context, p offsets.Position) error {
 	f.p.w.verifier.stored(p, at, f.p.name)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
-	if f.seen != nil && string(f.d.position) != string(f.seen) {
+	if f.known && string(f.d.position) != string(f.seen) {
 		return offsets.ErrStoreTaken
 	}
 	f.d.position = p.Encode()

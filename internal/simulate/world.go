@@ -251,10 +251,7 @@ func (w *world) judge(p *process) {
 	switch {
 	case p.err == nil && p.stopping:
 		// Another server's slot knows nothing of what this one's was told.
-		fell := w.o.store == "slot" && !w.o.exactly && (w.falls != p.falls || p.streamed != reached)
-		if w.o.hosts > 0 && !v.remembered {
-			fell = true // with the rows from before it a slot says that they are published
-		}
+		fell := w.slotOnly() && (w.falls != p.falls || p.streamed != reached)
 		if v.clean = 0; len(w.processes) == 1 && !w.blurred && !fell {
 			v.cleanFrom, v.clean = p.from, v.arrivals
 		}
