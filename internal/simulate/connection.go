@@ -262,7 +262,7 @@ func (c *connection) Stream(ctx context.Context, start, confirmed pglogrepl.LSN,
 			refused = replication.SlotInUse(fmt.Errorf("it is active for PID %d", s.slot.sender.pid))
 		default:
 			s.w.note("%s: streams from %s (slot at %s, walsender %d)", c.p.name, start, s.slot.confirmed, c.pid)
-			s.w.verifier.started(c.p, c.host, start)
+			s.w.verifier.started(c.p, s.slot, start)
 			sender = s.streamFrom(c.link, c.pid, start)
 		}
 	})

@@ -305,11 +305,11 @@ func (s *postgres) anotherHost(crash bool) {
 	})
 }
 
-// reached is the server that processes reach.
-func (s *postgres) reached() *host {
+// slotNow is the slot that processes reach, nil for none.
+func (s *postgres) slotNow() *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.host
+	return s.slot
 }
 
 // bare reports whether processes may reach a standby that has no slot.

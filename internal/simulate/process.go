@@ -22,7 +22,8 @@ type process struct {
 	status      atomic.Pointer[status.Status]
 	accepts     bool   // --accept-gap; cleared by the verifier when it has taken effect
 	owner       string // as it names itself in positions; "": it keeps none in Kafka
-	streamed    *host  // the last server that it has streamed from; of the verifier
+	streamed    bool   // ever; of the verifier
+	at          *slot  // that it has streamed from last, or made of a snapshot; of the verifier
 
 	// Of the goroutine that runs the steps.
 	from      int // the verifier's arrivals at the start

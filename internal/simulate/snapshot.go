@@ -131,8 +131,9 @@ func (s *snapshot) MakeSlot(ctx context.Context) error {
 		if inUse = p.slot != nil && p.slot.sender != nil; inUse {
 			return
 		}
-		p.w.verifier.backfilled(s.at)
-		p.slot = &slot{confirmed: s.at, saved: s.at}
+		made := &slot{confirmed: s.at, saved: s.at}
+		p.w.verifier.backfilled(s.c.p, made, s.at)
+		p.slot = made
 		p.copied = s.at
 		p.w.note("server: slot made at %s, where the snapshot ends", s.at)
 	})
@@ -226,10 +227,10 @@ func (v *verifier) snapshot(s *snapshot) {
 // backfilled holds, when the slot is made of a snapshot, that all of this is in Kafka:
 // nothing else remembers that. With exactly_once a position does, which is committed with
 // it.
-func (v *verifier) backfilled(at pglogrepl.LSN) {
+func (v *verifier) backfilled(p *process, made *slot, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.made = min(v.made, at)
+	v.made, p.at = min(v.made, at), made
 	if v.exactly {
 		return
 	}

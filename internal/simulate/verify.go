@@ -170,7 +170,7 @@ func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
 	v.made = min(v.made, at)
 	switch {
 	case p.accepts:
-	case p.streamed != nil:
+	case p.streamed:
 		v.broken("%s makes the slot again in silence", p.name)
 	case v.remembered:
 		return // what lies between is excused when the operator says so
@@ -179,10 +179,10 @@ func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
 }
 
 // started notes that a stream begins.
-func (v *verifier) started(p *process, from *host, at pglogrepl.LSN) {
+func (v *verifier) started(p *process, from *slot, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p.streamed = from
+	p.streamed, p.at = true, from
 	if p.accepts {
 		v.clean = 0
 		v.excuse(at)

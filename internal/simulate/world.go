@@ -242,7 +242,7 @@ func (w *world) supervise() {
 
 // judge decides whether a process ended as it may, and when it is started again.
 func (w *world) judge(p *process) {
-	v, reached := w.verifier, w.server.reached()
+	v, slot := w.verifier, w.server.slotNow()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.sync()
@@ -250,8 +250,8 @@ func (w *world) judge(p *process) {
 	var refused *offsets.RefusedError
 	switch {
 	case p.err == nil && p.stopping:
-		// Another server's slot knows nothing of what this one's was told.
-		fell := w.slotOnly() && (w.falls != p.falls || p.streamed != reached)
+		// Another slot knows nothing of what this one was told.
+		fell := w.slotOnly() && (w.falls != p.falls || p.at != nil && p.at != slot)
 		if v.clean = 0; len(w.processes) == 1 && !w.blurred && !fell {
 			v.cleanFrom, v.clean = p.from, v.arrivals
 		}

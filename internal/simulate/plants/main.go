@@ -58,7 +58,7 @@ func main() {
 // found is the line by which the simulator names the seed that failed.
 var found = regexp.MustCompile(`seed (\d+): (.*)`)
 
-var ran = regexp.MustCompile(`(\d+) seeds in`)
+var ran = regexp.MustCompile(`(\d+) seeds in .* processor time`)
 
 // try runs the simulator with a mistake planted, and returns after how many seeds it
 // failed, and how; or 0 and how many seeds there were.

@@ -63,9 +63,6 @@ var plants = []plant{
 	{"the promotion of a standby is not noticed", []edit{
 		{"offsets/committer.go", "\t\tnext.Timeline = timeline\n", "\t\t_ = timeline\n"},
 	}},
-	{"a start on a standby has the timeline of its connection", []edit{
-		{"internal/connector/timeline.go", "\tif f.seen != 0 && now != f.seen && !same {", "\tif f.seen != 0 && now != f.seen && !same && false {"},
-	}},
 	{"delivery.rewind counts what is not yet old enough", []edit{
 		{"offsets/rewind.go", "now.UnixMilli()-m.At >= r.Age.Milliseconds() &&", "now.UnixMilli()-m.At >= r.Age.Milliseconds()/2 &&"},
 	}},
