@@ -15,6 +15,8 @@ const (
 	// A late event waits for others for a part of the time that it is late by.
 	waitPart  = 16
 	waitLimit = 50 * time.Millisecond
+	// What waits is a part of the memory that events may take.
+	backlogPart = 4
 	// overhead is what a waiting event takes beside its key and value, roughly.
 	overhead = 1 << 10
 )
@@ -30,6 +32,13 @@ type backlog struct {
 	produce func(*Delivery)
 	limit   int64         // of bytes; 0: nothing waits
 	delays  *atomic.Int64 // counts events that waited; nil: nobody asks
+
+	// partitions is how many all topics have that were sent to; from many on, if that is not
+	// 0, events wait by partition.
+	partitions atomic.Int32
+	many       int32
+	piles      piles
+	unget      func() // takes back the delivery that is sent: a copy of it waits
 
 	mu      sync.Mutex // also makes sure that nothing overtakes what waits
 	waiting []*Delivery
@@ -47,17 +56,25 @@ func (b *backlog) init(produce func(*Delivery), limit int64) {
 	b.produce, b.limit = produce, limit
 	b.timer = time.AfterFunc(time.Hour, b.release)
 	b.timer.Stop()
+	b.piles.timer = time.AfterFunc(time.Hour, b.sendDue)
+	b.piles.timer.Stop()
 }
 
 // send hands an event to the client, now or later.
 func (b *backlog) send(d *Delivery) {
 	if b.limit == 0 {
+		d.charge()
 		b.produce(d)
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.events++
+	if b.many > 0 && b.partitions.Load() >= b.many {
+		b.sendByPartition(d)
+		return
+	}
+	d.charge()
 	if len(b.waiting) == 0 {
 		wait := b.wait(d.CommittedAt, time.Now())
 		if wait == 0 {
@@ -74,6 +91,11 @@ func (b *backlog) send(d *Delivery) {
 
 // wait returns for how long an event may wait.
 func (b *backlog) wait(committed, now time.Time) time.Duration {
+	return min(b.lateness(committed, now)/waitPart, waitLimit)
+}
+
+// lateness returns by how much an event is late in heavy traffic, 0 if it is not.
+func (b *backlog) lateness(committed, now time.Time) time.Duration {
 	if elapsed := now.Sub(b.since); elapsed >= heavyWindow {
 		b.heavy = float64(b.events)/elapsed.Seconds() >= heavy
 		b.since, b.events = now, 0
@@ -82,7 +104,7 @@ func (b *backlog) wait(committed, now time.Time) time.Duration {
 	if !b.heavy || lateness < late {
 		return 0
 	}
-	return min(lateness/waitPart, waitLimit)
+	return lateness
 }
 
 // release is called by the timer.
@@ -97,9 +119,16 @@ func (b *backlog) stop(discard func(*Delivery)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.flush(discard)
+	for b.piles.first != nil {
+		b.emptyPile(b.piles.first, discard)
+	}
+	b.piles.timer.Stop()
 }
 
 func (b *backlog) flush(to func(*Delivery)) {
+	if len(b.waiting) == 0 {
+		return
+	}
 	b.timer.Stop()
 	if b.delays != nil {
 		b.delays.Add(int64(len(b.waiting)))

@@ -278,3 +278,10 @@ func hold(t testing.TB, c *kfake.Cluster) (release func()) {
 }
 
 func key(i int) string { return fmt.Sprintf("order-%d", i) }
+
+// short returns a context that ends soon.
+func short(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}

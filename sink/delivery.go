@@ -33,6 +33,8 @@ type Delivery struct {
 	slab    *slab
 	topic   *topic
 	size    int // see wireSize
+	// place is the partition that its key has among count, if count is not 0.
+	count, place int32
 	// unchecked: it was let through before the topic's limits were known.
 	unchecked bool
 }
@@ -71,10 +73,23 @@ func (d *Delivery) charge() {
 	}
 }
 
+// makeRecord makes the client's record of what the delivery says.
+func (d *Delivery) makeRecord() {
+	d.record = kgo.Record{
+		Topic:     d.Topic,
+		Key:       d.Key,
+		Value:     d.Record.Value,
+		Headers:   d.Headers,
+		Timestamp: d.Time,
+		Context:   d,
+	}
+	d.size = wireSize(&d.record)
+}
+
 // recycle makes the delivery ready for its next use. It keeps nothing of the event.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
-	d.topic, d.unchecked = nil, false
+	d.topic, d.unchecked, d.count = nil, false, 0
 	d.Reset()
 	d.record, d.charged = kgo.Record{}, 0
 }
@@ -131,6 +146,7 @@ type spares struct {
 
 // slab is a piece of deliveries that are allocated, and come back, together.
 type slab struct {
+	spares     *spares
 	deliveries [slabSize]Delivery
 	out        atomic.Int32 // how many are still to come back
 }
@@ -164,7 +180,7 @@ func (s *spares) take(ctx context.Context) {
 	b := s.reuse()
 	s.budget.Acquire(slabBytes, b != nil)
 	if b == nil {
-		b = new(slab)
+		b = &slab{spares: s}
 		headers := make([]record.Header, slabSize*s.most)
 		for i := range b.deliveries {
 			d := &b.deliveries[i]
@@ -197,9 +213,10 @@ func (s *spares) reuse() *slab {
 	return b
 }
 
-// put may be called by any goroutine.
-func (s *spares) put(d *Delivery) {
+// put takes back a delivery that get returned. Any goroutine may call it.
+func put(d *Delivery) {
 	d.recycle()
+	s := d.slab.spares
 	if d.slab.out.Add(-1) > 0 || !s.budget.Release(slabBytes) {
 		return
 	}
@@ -215,10 +232,11 @@ func (s *spares) put(d *Delivery) {
 // busy is called by the sending goroutine when something is in flight again.
 func (s *spares) busy() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.idle {
-		s.budget.Acquire(slabBytes, s.idleKept)
-		s.idle = false
+	idle, kept := s.idle, s.idleKept
+	s.idle = false
+	s.mu.Unlock()
+	if idle {
+		s.budget.Acquire(slabBytes, kept) // it may call shed
 	}
 }
 

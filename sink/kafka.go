@@ -46,6 +46,9 @@ type Options struct {
 	// Backlog is how many bytes of late events are kept together to make larger
 	// batches; 0: none. Transactions do without.
 	Backlog int64
+	// ManyPartitions is of how many partitions all topics together are when late events
+	// wait by partition; 0: as many as are known to make that pay.
+	ManyPartitions int32
 	// SendDelays, if set, counts the events that waited so.
 	SendDelays *atomic.Int64
 	// Budget accounts for the memory of deliveries; nil: there is no limit.
@@ -159,13 +162,14 @@ func New(o Options) (*Kafka, error) {
 	k.ctx, k.cancel = context.WithCancelCause(context.Background())
 	var stopSending context.CancelFunc
 	k.sending, stopSending = context.WithCancel(k.ctx)
+	k.backlog.byPartition(k.sending, &k.spares, o.ManyPartitions)
 	plaintext := o
 	plaintext.TLS, plaintext.ReadTLS = nil, nil // the dialer below does it
 	opts := append(plaintext.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		compression,
 		kgo.ProducerLinger(o.Linger),
-		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), stopSending}),
+		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), k.backlog.learn, stopSending}),
 		// The bound is on memory and lies before the sink (the frames' memory);
 		// a second one here could only block the reader of the replication
 		// connection, which must keep answering keepalives.
@@ -253,9 +257,17 @@ func (k *Kafka) Next() *Delivery { return k.spares.get(k.sending) }
 // Return takes back the delivery that Next returned last, which is not sent.
 func (k *Kafka) Return() { k.spares.unget() }
 
-// Shed gives up deliveries that are kept to be used again, of so many bytes if there
-// are. It returns of how many. Any goroutine may call it.
-func (k *Kafka) Shed(bytes int) (shed int) { return k.spares.shed(bytes) }
+// Shed gives up memory that is kept to be used again, so many bytes if there are. It
+// returns how many. Any goroutine may call it.
+func (k *Kafka) Shed(bytes int) (shed int) {
+	piles := &k.backlog.piles
+	for _, give := range []func(int) int{k.spares.shed, piles.chunks.shed, piles.sent.shed} {
+		if shed < bytes {
+			shed += give(bytes - shed)
+		}
+	}
+	return shed
+}
 
 // ErrUndeliverable is wrapped by the errors of an event that can never be
 // delivered as it is.
@@ -271,14 +283,15 @@ func (k *Kafka) Send(d *Delivery) error {
 		k.spares.unget()
 		return err
 	}
-	d.charge()
 	k.spares.most = max(k.spares.most, min(len(d.Headers), record.MaxHeaders))
 	if k.inFlight.Add(1) == 1 {
 		k.progress.Store(int64(uptime.Of(time.Now())))
 		k.spares.busy()
+		k.backlog.piles.sent.busy()
 	}
 	d.topic.unacked.Add(1)
 	if k.txn != nil {
+		d.charge()
 		k.txn.produce(k, d)
 		return nil
 	}
@@ -291,15 +304,7 @@ func (k *Kafka) prepare(d *Delivery) (err error) {
 	if d.topic, err = k.topicOf(d.Topic); err != nil {
 		return err
 	}
-	d.record = kgo.Record{
-		Topic:     d.Topic,
-		Key:       d.Key,
-		Value:     d.Record.Value,
-		Headers:   d.Headers,
-		Timestamp: d.Time,
-		Context:   d,
-	}
-	d.size = wireSize(&d.record)
+	d.makeRecord()
 	if err := k.admit(d.topic, d); err != nil {
 		return err
 	}
@@ -334,11 +339,11 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		k.traced(d, r, now)
 	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
-	k.spares.put(d)
+	put(d)
 	memory.Release(charged)
 	t.unacked.Add(-1)
 	if k.inFlight.Add(-1) == 0 {
-		k.spares.rest()
+		k.rest()
 	}
 	if !t.open.Load() {
 		k.room(t, at, size, true)
@@ -361,12 +366,18 @@ func (k *Kafka) traced(d *Delivery, r *kgo.Record, now time.Time) {
 // discard gives up an event that is not delivered.
 func (k *Kafka) discard(d *Delivery) {
 	memory, charged, t := d.Memory, d.charged, d.topic
-	k.spares.put(d)
+	put(d)
 	memory.Release(charged)
 	t.unacked.Add(-1)
 	if k.inFlight.Add(-1) == 0 {
-		k.spares.rest()
+		k.rest()
 	}
+}
+
+// rest is called when nothing is in flight any more.
+func (k *Kafka) rest() {
+	k.spares.rest()
+	k.backlog.piles.sent.rest()
 }
 
 // Failed returns a channel that is closed at the first failed delivery; Err then
@@ -420,11 +431,19 @@ func (k *Kafka) Close() {
 		k.release(t) // which gives up what waits
 	}
 	k.running.Wait()
-	defer k.spares.close()
+	defer k.closeSpares()
 	if k.txn != nil {
 		for _, d := range k.txn.queue {
 			k.discard(d)
 		}
 		k.txn.queue = nil
 	}
+}
+
+func (k *Kafka) closeSpares() {
+	k.spares.close()
+	piles := &k.backlog.piles
+	piles.spares.close()
+	piles.sent.close()
+	piles.chunks.close()
 }

@@ -55,17 +55,20 @@ const partitionsPause = time.Second
 // every Kafka client sends its key: murmur2.
 type partitioner struct {
 	byKey kgo.Partitioner
+	// learn is told of how many partitions a topic is, each time.
+	learn func(t *topic, count int)
 	// stop ends sending before the client drops a record without a partition:
 	// what follows must not overtake it.
 	stop func()
 }
 
 func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	return &topicPartitioner{p.byKey.ForTopic(topic), p.stop}
+	return &topicPartitioner{p.byKey.ForTopic(topic), p.learn, p.stop}
 }
 
 type topicPartitioner struct {
 	byKey kgo.TopicPartitioner
+	learn func(t *topic, count int)
 	stop  func()
 }
 
@@ -87,6 +90,12 @@ func (t *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 
 // Partition returns the record's partition among n.
 func (t *topicPartitioner) Partition(r *kgo.Record, n int) int {
+	if d, ok := r.Context.(*Delivery); ok && r.Key != nil {
+		if int(d.count) == n {
+			return int(d.place)
+		}
+		t.learn(d.topic, n)
+	}
 	partition, ok := named(r)
 	if !ok {
 		return t.byKey.Partition(r, n)

@@ -209,3 +209,27 @@ func TestNamedPartitionOfATopicThatComesLate(t *testing.T) {
 	says(t, err, "partition 3", "1 partitions")
 	consume(t, c, 0)
 }
+
+// What waited by partition goes where it was meant to, unless the topic has another number
+// of partitions by now: then its key decides again.
+func TestPartitionOfWhatWaited(t *testing.T) {
+	for _, test := range []struct {
+		count, place int32
+		want         bool
+	}{{count: 3, place: 2, want: true}, {count: 4, place: 2}, {count: 0, place: 2}} {
+		learned := 0
+		p := partitioner{kgo.StickyKeyPartitioner(nil), func(_ *topic, n int) { learned = n }, nil}.ForTopic(testTopic)
+		d := &Delivery{Record: record.Record{Topic: testTopic, Key: []byte("order-1"), Partition: record.ByKey}, count: test.count, place: test.place}
+		d.makeRecord()
+		byKey := kgo.StickyKeyPartitioner(nil).ForTopic(testTopic).Partition(&d.record, 3)
+		if byKey == 2 {
+			t.Fatal("the key has the partition of the test")
+		}
+		if got := p.Partition(&d.record, 3); (got == 2) != test.want || got != 2 && got != byKey {
+			t.Errorf("partition %d of 3 for one that waited for %d of %d", got, test.place, test.count)
+		}
+		if (learned == 3) == test.want {
+			t.Errorf("%d partitions are learned", learned)
+		}
+	}
+}

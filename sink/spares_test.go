@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"outboxd/internal/memory"
@@ -27,19 +28,19 @@ func TestSparesAreUsedInOrder(t *testing.T) {
 	}
 	// All of the second slab comes back, and then all of the others but one each.
 	for i := range slabSize {
-		s.put(used[2*slabSize-1-i])
+		put(used[2*slabSize-1-i])
 	}
 	for i := 1; i < slabSize; i++ {
-		s.put(used[i])
-		s.put(used[2*slabSize+i])
+		put(used[i])
+		put(used[2*slabSize+i])
 	}
 	for i := range slabSize {
 		if d := s.get(ctx); d != used[slabSize+i] {
 			t.Fatalf("number %d is not that of the slab that came back", i)
 		}
 	}
-	s.put(used[0])
-	s.put(used[2*slabSize])
+	put(used[0])
+	put(used[2*slabSize])
 	if d := s.get(ctx); d != used[2*slabSize] {
 		t.Error("not the slab that came back last")
 	}
@@ -74,12 +75,12 @@ func TestSparesAreAccountedFor(t *testing.T) {
 	check("all are out", 4, 0)
 	for i, d := range used {
 		if i%slabSize != 7 {
-			s.put(d)
+			put(d)
 		}
 	}
 	check("one of each is out", 4, 0)
 	for i := range 3 {
-		s.put(used[i*slabSize+7])
+		put(used[i*slabSize+7])
 	}
 	check("the last of three came back", 1, 3)
 	if d := s.get(t.Context()); d.slab != used[2*slabSize].slab {
@@ -116,4 +117,38 @@ func TestSparesRestWhileOneIsTaken(t *testing.T) {
 		s.get(context.Background())
 	}
 	<-done
+}
+
+// When something is in flight again and memory is short, the slabs that are kept give way
+// to the one that is in use.
+func TestSparesGiveWayToTheirOwn(t *testing.T) {
+	budget := memory.New(memory.BlockSize + 3*slabBytes)
+	block := budget.Take(1, nil)
+	s := &spares{budget: budget, inFlight: new(atomic.Int64)}
+	budget.OnShortage(s.shed)
+	var used []*Delivery
+	for range 2*slabSize + 1 {
+		used = append(used, s.get(t.Context()))
+	}
+	for _, d := range used {
+		put(d)
+	}
+	block.Charge(slabBytes)
+	s.rest()
+	if got, want := budget.Accounts(), (memory.Accounts{Blocks: memory.BlockSize, Events: slabBytes, Kept: 2 * slabBytes}); got != want {
+		t.Fatalf("%s, want %s", got, want)
+	}
+	done := make(chan struct{})
+	go func() {
+		s.busy()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("the sending goroutine waits for itself")
+	}
+	if got, want := budget.Accounts(), (memory.Accounts{Blocks: memory.BlockSize, Events: slabBytes, Deliveries: slabBytes, Kept: slabBytes}); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }

@@ -39,6 +39,10 @@ type topic struct {
 	events  int  // how many it has had
 	// partitions is how many it has, 0: not known.
 	partitions int32
+	piles      []pile // the backlog's mutex guards them
+
+	// count is of how many partitions the client has chosen last, 0 before.
+	count atomic.Int32
 
 	mu    sync.Mutex
 	limit limit

@@ -98,8 +98,8 @@ func (l *Ledger) Acquire(bytes int, kept bool) {
 
 // Release takes bytes off deliveries, and returns whether they may be kept for later.
 func (l *Ledger) Release(bytes int) (keep bool) {
-	l.deliveries.Add(int64(-bytes))
-	l.give(int64(bytes), false)
+	last := l.deliveries.Add(int64(-bytes)) == 0
+	l.give(int64(bytes), last)
 	return l.keep(bytes, nil)
 }
 
@@ -170,8 +170,12 @@ func (l *Ledger) Take(size int, own *Block) *Block {
 	return b
 }
 
-// alone tells whether no block is in use but the caller's own, and that by nobody else.
+// alone tells whether no block is in use but the caller's own, and that by nobody else, and
+// no copy of an event either.
 func (l *Ledger) alone(own *Block) bool {
+	if l.deliveries.Load() != 0 {
+		return false
+	}
 	if own == nil {
 		return l.out.Load() == 0
 	}

@@ -169,13 +169,9 @@ func TestLedgerConcurrentRelease(t *testing.T) {
 // What others use on behalf of events counts, and holds the stream up.
 func TestLedgerOfOthers(t *testing.T) {
 	m := New(4 * BlockSize)
-	m.Acquire(4*BlockSize-1, false)
-	if m.Take(1, nil) == nil {
-		t.Fatal("no block is in use, and the stream waits")
-	}
-	m.Take(1, nil) // not alone, and nil
-	if m.Used() != 5*BlockSize-1 {
-		t.Fatalf("used %d", m.Used())
+	m.Acquire(4*BlockSize+1, false)
+	if m.Take(1, nil) != nil {
+		t.Fatal("the limit is passed by copies of events, and the stream goes on")
 	}
 	if m.Release(2 * BlockSize) {
 		t.Error("more may be kept than the limit")
@@ -185,8 +181,20 @@ func TestLedgerOfOthers(t *testing.T) {
 	default:
 		t.Error("usage went below the limit, and the waiting stream was not woken")
 	}
-	if m.Used() != 3*BlockSize-1 {
+	if m.Used() != 2*BlockSize+1 {
 		t.Errorf("used %d", m.Used())
+	}
+	if m.Take(4*BlockSize, nil) != nil {
+		t.Fatal("a frame passes the limit beside copies of events")
+	}
+	m.Release(2*BlockSize + 1)
+	select {
+	case <-m.freed:
+	default:
+		t.Error("nothing is in use, and the stream that waits with a large frame was not woken")
+	}
+	if m.Take(5*BlockSize, nil) == nil {
+		t.Error("nothing is in use, and a frame above the limit is not let through")
 	}
 }
 

@@ -1,0 +1,275 @@
+package sink
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/jackc/pglogrepl"
+
+	"outboxd/internal/event"
+	"outboxd/internal/record"
+)
+
+const (
+	// A chunk has room for so many bytes and events. Half a chunk of each pile is empty on
+	// average, and what is left at its end. A larger event has a chunk of its own.
+	chunkBytes  = 4 << 10
+	chunkEvents = 24
+	// chunkOverhead is what a chunk takes beside the bytes.
+	chunkOverhead = int(unsafe.Sizeof(chunk{}))
+)
+
+// chunk holds copies of events of one partition, in order: a waiting event takes what its
+// bytes take, where a Delivery, and the client's share of it, is another kilobyte; and it
+// keeps nothing of the block that it was read into, most of whose events may be gone long
+// since. It is the Memory of those deliveries that are made of it.
+type chunk struct {
+	pool *chunks
+	next *chunk // of the same pile
+	refs atomic.Int32
+	n    int32 // events
+	buf  []byte
+	// receipts are those of its events until they are unpacked.
+	receipts [chunkEvents]Receipt
+}
+
+// bytes returns what the chunk takes in all.
+func (c *chunk) bytes() int { return cap(c.buf) + chunkOverhead }
+
+// Charge is for what is made of one of its events.
+func (c *chunk) Charge(bytes int) { c.pool.budget.Acquire(bytes, false) }
+
+// Release gives up one of its events, and takes off what was charged.
+func (c *chunk) Release(charged int) {
+	if charged > 0 && c.pool.budget.Release(charged) {
+		c.pool.budget.Discard(charged)
+	}
+	if c.refs.Add(-1) == 0 {
+		c.pool.put(c)
+	}
+}
+
+// packed returns how many bytes a copy of the delivery takes.
+func packed(d *Delivery) int {
+	n := 4*binary.MaxVarintLen64 + 4*8 + len(d.Key) + len(d.Record.Value) + len(d.ID)
+	for i := range d.Headers {
+		n += 2*binary.MaxVarintLen32 + len(d.Headers[i].Key) + len(d.Headers[i].Value)
+	}
+	return n
+}
+
+// add copies the event if there is room for so many bytes, which packed says it takes.
+func (c *chunk) add(d *Delivery, size int) bool {
+	if c.n == chunkEvents || cap(c.buf)-len(c.buf) < size {
+		return false
+	}
+	b := c.buf
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.Position.CommitLSN))
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.Position.Number)<<32|uint64(uint8(d.Clock)))
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.CommittedAt.UnixMicro()))
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.Time.UnixMicro()))
+	b = binary.AppendVarint(b, int64(d.Partition))
+	b = appendBytes(b, d.Key)
+	b = appendBytes(b, d.Record.Value)
+	b = binary.AppendUvarint(b, uint64(len(d.Headers)))
+	id := 0 // the header whose value the id is, from 1
+	for i := range d.Headers {
+		h := &d.Headers[i]
+		b = binary.AppendUvarint(b, uint64(len(h.Key)))
+		b = append(b, h.Key...)
+		b = appendBytes(b, h.Value)
+		if len(h.Value) > 0 && len(h.Value) == len(d.ID) && &h.Value[0] == &d.ID[0] {
+			id = i + 1
+		}
+	}
+	if b = binary.AppendUvarint(b, uint64(id)); id == 0 {
+		b = appendBytes(b, d.ID)
+	}
+	c.buf = b
+	c.receipts[c.n] = d.Receipt
+	c.n++
+	return true
+}
+
+// appendBytes appends v so that nil is told from empty.
+func appendBytes(b, v []byte) []byte {
+	if v == nil {
+		return append(b, 0)
+	}
+	return append(binary.AppendUvarint(b, uint64(len(v))+1), v...)
+}
+
+// unpacker reads a chunk from its beginning. What it returns are views.
+type unpacker struct{ rest []byte }
+
+func (u *unpacker) uint64() uint64 {
+	v := binary.LittleEndian.Uint64(u.rest)
+	u.rest = u.rest[8:]
+	return v
+}
+
+func (u *unpacker) uvarint() int {
+	v, n := binary.Uvarint(u.rest)
+	u.rest = u.rest[n:]
+	return int(v)
+}
+
+func (u *unpacker) take(n int) []byte {
+	v := u.rest[:n:n]
+	u.rest = u.rest[n:]
+	return v
+}
+
+func (u *unpacker) bytes() []byte {
+	n := u.uvarint()
+	if n == 0 {
+		return nil
+	}
+	return u.take(n - 1)
+}
+
+// event makes a delivery of the next event, all but its topic, its receipt and its memory.
+func (u *unpacker) event(d *Delivery) {
+	lsn, rest := u.uint64(), u.uint64()
+	d.Position = event.Position{CommitLSN: pglogrepl.LSN(lsn), Number: uint32(rest >> 32)}
+	d.Clock = record.Clock(uint8(rest))
+	d.CommittedAt = time.UnixMicro(int64(u.uint64()))
+	d.Time = time.UnixMicro(int64(u.uint64()))
+	partition, n := binary.Varint(u.rest)
+	u.rest = u.rest[n:]
+	d.Partition = int32(partition)
+	d.Key = u.bytes()
+	d.Record.Value = u.bytes()
+	for range u.uvarint() {
+		key := u.take(u.uvarint())
+		d.AddHeader(unsafe.String(unsafe.SliceData(key), len(key)), u.bytes())
+	}
+	if id := u.uvarint(); id > 0 {
+		d.ID = d.Headers[id-1].Value
+	} else {
+		d.ID = u.bytes()
+	}
+}
+
+// chunks are those that are kept to be used again.
+type chunks struct {
+	budget Budget
+	// sent counts events that were sent and are not answered. Below enough, wake is called
+	// once if hungry.
+	sent, enough atomic.Int64
+	hungry       atomic.Bool
+	wake         func()
+
+	mu     sync.Mutex
+	free   []*chunk
+	closed bool // nothing is kept any more
+}
+
+// get returns an empty chunk with room for an event of so many bytes.
+func (p *chunks) get(size int) *chunk {
+	if size > chunkBytes {
+		c := &chunk{pool: p, buf: make([]byte, 0, size)}
+		p.budget.Acquire(c.bytes(), false)
+		return c
+	}
+	c := p.reuse()
+	if c == nil {
+		c = &chunk{pool: p, buf: make([]byte, 0, chunkBytes)}
+		p.budget.Acquire(c.bytes(), false)
+		return c
+	}
+	p.budget.Acquire(c.bytes(), true)
+	return c
+}
+
+func (p *chunks) reuse() *chunk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free)
+	if n == 0 {
+		return nil
+	}
+	c := p.free[n-1]
+	p.free[n-1] = nil
+	p.free = p.free[:n-1]
+	return c
+}
+
+// put takes back a chunk that none of its events needs. Any goroutine may call it.
+func (p *chunks) put(c *chunk) {
+	p.sent.Add(-int64(c.n))
+	p.feed()
+	bytes := c.bytes()
+	if !p.budget.Release(bytes) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || cap(c.buf) != chunkBytes {
+		p.budget.Discard(bytes)
+		return
+	}
+	c.buf, c.n, c.next = c.buf[:0], 0, nil
+	p.free = append(p.free, c)
+}
+
+// starved tells whether most events or more are sent and not answered. If so, wake is
+// called when no more than enough are.
+func (p *chunks) starved(most, enough int64) bool {
+	if p.sent.Load() < most {
+		return false
+	}
+	p.enough.Store(enough)
+	p.hungry.Store(true)
+	p.feed() // they may have been answered in between
+	return true
+}
+
+func (p *chunks) feed() {
+	if p.hungry.Load() && p.sent.Load() <= p.enough.Load() && p.hungry.CompareAndSwap(true, false) {
+		p.wake()
+	}
+}
+
+// close gives up what is kept, now and when more comes back.
+func (p *chunks) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.budget.Discard(len(p.free) * (chunkBytes + chunkOverhead))
+	p.free = nil
+}
+
+// shed gives up chunks that are kept, those first that have not been used for longest.
+func (p *chunks) shed(bytes int) (shed int) {
+	const size = chunkBytes + chunkOverhead
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(len(p.free), (bytes+size-1)/size)
+	p.free = slices.Delete(p.free, 0, n)
+	return n * size
+}
+
+// send makes deliveries of the chunk's events and gives them to f, which takes them over.
+func (c *chunk) send(ctx context.Context, p *pile, from *spares, f func(*Delivery)) {
+	n := c.n
+	c.pool.sent.Add(int64(n))
+	c.refs.Store(n) // f may have the first ones released
+	u := unpacker{c.buf}
+	for i := range n {
+		d := from.get(ctx)
+		u.event(d)
+		d.topic, d.count, d.place = p.topic, p.count, p.place
+		d.Topic = p.topic.name
+		d.Receipt, d.Memory = c.receipts[i], c
+		c.receipts[i] = nil
+		d.makeRecord()
+		d.charge()
+		f(d)
+	}
+}

@@ -1,0 +1,281 @@
+package sink
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outboxd/internal/memory"
+	"outboxd/internal/record"
+)
+
+// alwaysHeavy makes a backlog believe that there is heavy traffic, however slowly a test
+// sends.
+func alwaysHeavy(b *backlog) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heavy, b.since = true, time.Now().Add(time.Hour)
+}
+
+// piling is a backlog of piles whose client is the test.
+type piling struct {
+	*testing.T
+	b     backlog
+	topic *topic
+	from  *spares
+	mu    sync.Mutex
+	got   []*Delivery
+	sent  int
+}
+
+func newPiling(t *testing.T, limit int64, partitions int32) *piling {
+	p := &piling{T: t, topic: &topic{name: testTopic}, from: &spares{budget: noBudget{}, inFlight: new(atomic.Int64)}}
+	p.topic.open.Store(true)
+	p.b.init(func(d *Delivery) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.got = append(p.got, d)
+	}, limit)
+	p.b.delays = new(atomic.Int64)
+	p.b.byPartition(t.Context(), p.from, 1)
+	p.b.learn(p.topic, int(partitions))
+	alwaysHeavy(&p.b)
+	return p
+}
+
+// send sends an event that names its partition.
+func (p *piling) send(partition int32, lateness time.Duration) {
+	p.from.inFlight.Add(1)
+	p.sent++
+	d := p.from.get(p.Context())
+	d.fill(p.sent, []byte("value"))
+	d.CommittedAt = time.Now().Add(-lateness)
+	d.Topic, d.topic, d.Partition, d.Key = testTopic, p.topic, partition, []byte("k")
+	w := new(witness)
+	d.Receipt, d.Memory = w, w
+	d.makeRecord()
+	p.b.send(d)
+}
+
+// took returns the numbers of what the client has got since, by partition.
+func (p *piling) took() (numbers map[int32][]uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	numbers = make(map[int32][]uint32)
+	for _, d := range p.got {
+		numbers[d.Partition] = append(numbers[d.Partition], d.Position.Number)
+		d.Memory.Release(0)
+		put(d)
+	}
+	p.got = nil
+	return numbers
+}
+
+func (p *piling) want(what string, want map[int32][]uint32) {
+	p.Helper()
+	if got := p.took(); fmt.Sprint(got) != fmt.Sprint(want) {
+		p.Errorf("%s: the client has %v, want %v", what, got, want)
+	}
+}
+
+// Late events wait by partition until their time has come. One in time waits for nothing
+// and overtakes nothing of its partition; those of others go on waiting.
+func TestPilesKeepTheOrder(t *testing.T) {
+	p := newPiling(t, 1<<20, 3)
+	began := time.Now()
+	p.send(0, time.Hour)
+	p.send(1, time.Hour)
+	p.send(0, time.Hour)
+	p.send(2, 0)
+	p.b.mu.Lock()
+	p.b.piles.untilAt = 0 // the clock is read for the next one
+	p.b.mu.Unlock()
+	p.send(0, 0)
+	if got := p.took(); time.Since(began) < pileWait && fmt.Sprint(got) != fmt.Sprint(map[int32][]uint32{0: {1, 3, 5}, 2: {4}}) {
+		t.Errorf("the client has %v", got)
+	}
+	p.send(1, time.Hour)
+	until(t, "the others have waited long enough", func() bool {
+		p.b.mu.Lock()
+		defer p.b.mu.Unlock()
+		return p.b.piles.first == nil
+	})
+	if n := p.b.delays.Load(); n != 4 {
+		t.Errorf("%d events are counted as delayed, want 4", n)
+	}
+	p.send(2, time.Hour)
+	p.b.stop(func(d *Delivery) {
+		if d.Position.Number != 7 {
+			t.Errorf("number %d was given back", d.Position.Number)
+		}
+		d.Memory.Release(0)
+	})
+}
+
+// When no more may wait, the fullest piles are sent, and no more than may be with the
+// client; the next ones when half of them are answered.
+func TestPilesSendTheFullest(t *testing.T) {
+	p := newPiling(t, 1<<20, 100)
+	s := &p.b.piles
+	s.most = 40
+	random := rand.New(rand.NewPCG(1, 1))
+	counts := make([]int, 100)
+	for s.bytes+chunkBytes+chunkOverhead < s.limit {
+		partition := int32(random.IntN(50))
+		if random.IntN(3) == 0 {
+			partition = int32(random.IntN(100))
+		}
+		for _, pile := range p.topic.piles {
+			pile.until = time.Now().Add(time.Hour)
+		}
+		p.send(partition, time.Hour)
+		counts[partition]++
+		if len(p.got) > 0 {
+			t.Fatal("something was sent before the limit")
+		}
+	}
+	for len(p.got) == 0 {
+		partition := int32(random.IntN(50))
+		p.send(partition, time.Hour)
+		counts[partition]++
+	}
+	p.mu.Lock()
+	first := len(p.got)
+	p.mu.Unlock()
+	if first < 20 || first >= 40+chunkEvents {
+		t.Errorf("%d events were sent, want half of 40 and not more than 40", first)
+	}
+	slices.Sort(counts)
+	for partition, numbers := range p.took() {
+		if n := len(numbers); n < counts[90] && n%chunkEvents != 0 {
+			t.Errorf("partition %d had %d events; there are ten with %d or more", partition, n, counts[90])
+		}
+		if !slices.IsSorted(numbers) {
+			t.Errorf("out of order: %v", numbers)
+		}
+	}
+	until(t, "the next ones are sent", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.got) > 0
+	})
+	p.took()
+	p.b.stop(func(d *Delivery) { d.Memory.Release(0) })
+}
+
+// A topic that gets more partitions has its keys elsewhere from then on: what waits goes
+// first.
+func TestPilesOfATopicThatGrows(t *testing.T) {
+	p := newPiling(t, 1<<20, 3)
+	p.send(0, time.Hour)
+	p.send(2, time.Hour)
+	p.b.learn(p.topic, 4)
+	p.send(3, time.Hour)
+	p.want("the topic has grown", map[int32][]uint32{0: {1}, 2: {2}})
+	p.b.stop(func(d *Delivery) { d.Memory.Release(0) })
+}
+
+// Through a broker: each event once, in the order of its key, whatever is late; many
+// records a batch; and memory stays within its limit while Kafka does not answer.
+func TestPilesEndToEnd(t *testing.T) {
+	const partitions, keys, events, limit = 200, 5000, 40_000, 8 << 20
+	c := broker(t, partitions)
+	var batches atomic.Int64
+	ledger := memory.New(limit)
+	k := open(t, c, func(o *Options) {
+		o.Backlog, o.Budget = limit/backlogPart, ledger
+		o.Client = append(o.Client, kgo.WithHooks(written(func(n int) { batches.Add(1) })))
+	})
+	ledger.OnShortage(k.Shed)
+	s := &sender{t: t, k: k}
+	s.send(testTopic, key(0), "0")
+	s.delivered()
+	release := hold(t, c)
+	alwaysHeavy(&k.backlog)
+	random := rand.New(rand.NewPCG(1, 2))
+	buffer := memory.NewBuffer(ledger)
+	most, held := int64(0), true
+	for i := 1; i < events; i++ {
+		frame, err := buffer.Make(short(t), 400)
+		if err != nil { // Kafka does not answer, and the memory is used up
+			if !held {
+				t.Fatal(err)
+			}
+			held = false
+			if a, s := ledger.Accounts(), &k.backlog.piles; !s.sent.used || a.Deliveries < int64(s.sent.bytes+s.limit) {
+				t.Errorf("%s: the memory of what is sent is not set aside, or what waits does not reach its limit", a)
+			}
+			release()
+			if frame, err = buffer.Make(limited(t), 400); err != nil {
+				t.Fatal(err)
+			}
+		}
+		most = max(most, ledger.Used())
+		payload := frame[:copy(frame, fmt.Sprintf("%d", i))]
+		w := new(witness)
+		d := k.Next()
+		d.fill(i+1, payload)
+		if !held && random.IntN(100) == 0 { // before, it would keep its block
+			d.CommittedAt = time.Now()
+		}
+		d.Topic, d.Key, d.ID = testTopic, fmt.Append(frame[len(payload):len(payload)], key(random.IntN(keys))), payload
+		d.Headers = append(d.Headers, record.Header{Key: "id", Value: payload}, record.Header{Key: "pad", Value: frame[100:]})
+		buffer.Block().Retain()
+		d.Receipt, d.Memory = w, both{w, buffer.Block()}
+		if err := k.Send(d); err != nil {
+			t.Fatal(err)
+		}
+		s.sent = append(s.sent, w)
+	}
+	buffer.Close()
+	release()
+	s.delivered()
+	if held {
+		t.Error("memory was not used up while Kafka did not answer")
+	}
+	if most > limit+limit/8 {
+		t.Errorf("%d bytes were in use, the limit is %d", most, limit)
+	}
+	if used := ledger.Used(); used != 0 {
+		t.Errorf("with nothing in flight %s", ledger.Accounts())
+	}
+	last := make(map[string]int)
+	for _, r := range consume(t, c, events) {
+		var n int
+		if _, err := fmt.Sscan(string(r.Value), &n); err != nil {
+			t.Fatal(err)
+		}
+		if at, ok := last[string(r.Key)]; ok && n <= at {
+			t.Fatalf("key %s: %d after %d", r.Key, n, at)
+		}
+		last[string(r.Key)] = n
+	}
+	if n := events / batches.Load(); n < 20 {
+		t.Errorf("%d records a batch", n)
+	}
+}
+
+// both are told of the release.
+type both struct {
+	w *witness
+	b *memory.Block
+}
+
+func (b both) Charge(n int) { b.b.Charge(n) }
+func (b both) Release(n int) {
+	b.w.Release(0)
+	b.b.Release(n)
+}
+
+// written is called for each batch that is written.
+type written func(records int)
+
+func (f written) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.ProduceBatchMetrics) {
+	f(m.NumRecords)
+}
