@@ -42,6 +42,7 @@ type piles struct {
 	limit   int             // bytes of chunks that may wait
 	bytes   int             // that do
 	most    int64           // events that may be with the client
+	wait    time.Duration   // the most that an event waits, pileWait
 	chunks  chunks
 	sent    reserve
 	spares  spares // of what is sent
@@ -72,7 +73,7 @@ func (b *backlog) byPartition(ctx context.Context, from *spares, many int32) {
 	b.many, b.unget = many, from.unget
 	s := &b.piles
 	all := float64(b.limit * backlogPart)
-	s.ctx, s.limit = ctx, int(waitShare*all)
+	s.ctx, s.limit, s.wait = ctx, int(waitShare*all), pileWait
 	s.most = max(int64(sentShare*all)*slabSize/slabBytes, slabSize)
 	s.chunks.budget, s.chunks.wake = from.budget, func() { s.timer.Reset(0) }
 	s.sent.budget, s.sent.inFlight = from.budget, from.inFlight
@@ -135,7 +136,7 @@ func (b *backlog) sendByPartition(d *Delivery) {
 		b.produce(d)
 		return
 	}
-	b.add(p, d, min(lateness/waitPart, pileWait))
+	b.add(p, d, min(lateness/waitPart, b.piles.wait))
 	if b.piles.bytes >= b.piles.limit {
 		b.handOut()
 	}

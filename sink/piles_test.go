@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"outboxd/internal/memory"
 	"outboxd/internal/record"
 )
@@ -51,10 +49,14 @@ func newPiling(t *testing.T, limit int64, partitions int32) *piling {
 
 // send sends an event that names its partition.
 func (p *piling) send(partition int32, lateness time.Duration) {
+	p.sendValue(partition, lateness, []byte("value"))
+}
+
+func (p *piling) sendValue(partition int32, lateness time.Duration, value []byte) {
 	p.from.inFlight.Add(1)
 	p.sent++
 	d := p.from.get(p.Context())
-	d.fill(p.sent, []byte("value"))
+	d.fill(p.sent, value)
 	d.CommittedAt = time.Now().Add(-lateness)
 	d.Topic, d.topic, d.Partition, d.Key = testTopic, p.topic, partition, []byte("k")
 	w := new(witness)
@@ -123,16 +125,13 @@ func TestPilesKeepTheOrder(t *testing.T) {
 func TestPilesSendTheFullest(t *testing.T) {
 	p := newPiling(t, 1<<20, 100)
 	s := &p.b.piles
-	s.most = 40
+	s.most, s.wait = 40, time.Hour
 	random := rand.New(rand.NewPCG(1, 1))
 	counts := make([]int, 100)
 	for s.bytes+chunkBytes+chunkOverhead < s.limit {
 		partition := int32(random.IntN(50))
 		if random.IntN(3) == 0 {
 			partition = int32(random.IntN(100))
-		}
-		for _, pile := range p.topic.piles {
-			pile.until = time.Now().Add(time.Hour)
 		}
 		p.send(partition, time.Hour)
 		counts[partition]++
@@ -160,6 +159,15 @@ func TestPilesSendTheFullest(t *testing.T) {
 			t.Errorf("out of order: %v", numbers)
 		}
 	}
+	for s.bytes < s.limit+10*(chunkBytes+chunkOverhead) { // as many as may be are with the client
+		p.send(int32(random.IntN(50)), time.Hour)
+	}
+	p.mu.Lock()
+	if n := len(p.got); n <= 20 || n >= 40+chunkEvents {
+		t.Errorf("%d events are with the client, want more than half of 40 and not more than 40", n)
+	}
+	p.mu.Unlock()
+	p.took()
 	until(t, "the next ones are sent", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -181,16 +189,14 @@ func TestPilesOfATopicThatGrows(t *testing.T) {
 	p.b.stop(func(d *Delivery) { d.Memory.Release(0) })
 }
 
-// Through a broker: each event once, in the order of its key, whatever is late; many
-// records a batch; and memory stays within its limit while Kafka does not answer.
+// Through a broker: each event once, in the order of its key, whatever is late; and memory
+// stays within its limit while Kafka does not answer.
 func TestPilesEndToEnd(t *testing.T) {
 	const partitions, keys, events, limit = 200, 5000, 40_000, 8 << 20
 	c := broker(t, partitions)
-	var batches atomic.Int64
 	ledger := memory.New(limit)
 	k := open(t, c, func(o *Options) {
 		o.Backlog, o.Budget = limit/backlogPart, ledger
-		o.Client = append(o.Client, kgo.WithHooks(written(func(n int) { batches.Add(1) })))
 	})
 	ledger.OnShortage(k.Shed)
 	s := &sender{t: t, k: k}
@@ -256,9 +262,30 @@ func TestPilesEndToEnd(t *testing.T) {
 		}
 		last[string(r.Key)] = n
 	}
-	if n := events / batches.Load(); n < 20 {
-		t.Errorf("%d records a batch", n)
+}
+
+// Of 600 partitions, in the memory that is there by default, batches have fifty records.
+func TestPilesFillBatches(t *testing.T) {
+	const partitions, events, limit = 600, 200_000, 20 << 20
+	p := newPiling(t, limit/backlogPart, partitions)
+	p.b.piles.wait = time.Hour
+	batches, last, sent := 0, int32(-1), 0
+	p.b.produce = func(d *Delivery) {
+		if sent++; d.Partition != last {
+			batches, last = batches+1, d.Partition
+		}
+		d.Memory.Release(0)
+		put(d)
 	}
+	random := rand.New(rand.NewPCG(1, 3))
+	value := make([]byte, 400)
+	for range events {
+		p.sendValue(random.Int32N(partitions), time.Hour, value)
+	}
+	if batches == 0 || sent/batches < 50 {
+		t.Errorf("%d events in %d batches", sent, batches)
+	}
+	p.b.stop(func(d *Delivery) {})
 }
 
 // both are told of the release.
@@ -271,11 +298,4 @@ func (b both) Charge(n int) { b.b.Charge(n) }
 func (b both) Release(n int) {
 	b.w.Release(0)
 	b.b.Release(n)
-}
-
-// written is called for each batch that is written.
-type written func(records int)
-
-func (f written) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.ProduceBatchMetrics) {
-	f(m.NumRecords)
 }
