@@ -42,6 +42,10 @@ type unread struct {
 	end    int64
 }
 
+// expect has the next look find whatever is new: a process that ended may have written
+// what no broker could answer any more.
+func (r *reader) expect() { r.asked = time.Time{} }
+
 // quiet reports whether nothing can be new since the last time that it was asked: no
 // broker has answered a process. That a transaction has timed out shows a moment later.
 func (r *reader) quiet() bool {

@@ -17,6 +17,7 @@ type options struct {
 	hosts        int  // how many more standbys there are
 	backfill     int  // how many transactions there are before the slot, which are published; 0: none, and no backfill
 	partitions   int
+	byPartition  bool // late events wait by partition, however few there are
 	topics       int
 	keys         int
 	messages     bool // outbox.message_prefix
@@ -49,6 +50,9 @@ func (o options) String() string {
 	}
 	if o.deadLetters {
 		guarantee += ", dead letters"
+	}
+	if o.byPartition {
+		guarantee += ", piles"
 	}
 	if o.rewind.Age > 0 {
 		guarantee += fmt.Sprintf(", rewind %s", o.rewind.Age)

@@ -78,6 +78,9 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		Observer: &observer{s: w.server, p: p},
 	}
 	o.Sink.Backlog = o.MemoryLimit / 4
+	if w.o.byPartition {
+		o.Sink.ManyPartitions = 1
+	}
 	switch {
 	case w.o.exactly:
 		o.Sink.TransactionalID = "outboxd-" + slotName

@@ -16,6 +16,7 @@ func wide(seed uint64) (options, []step) {
 	o, steps := choose(seed)
 	r := rand.New(rand.NewPCG(seed, 0x77696465))
 	o.brokers = 1 + r.IntN(maxBrokers)
+	o.byPartition = seed%4 < 2
 	if r.IntN(6) == 0 {
 		o.backfill, o.madeBefore, o.messages = 1+r.IntN(30), false, false
 	}

@@ -245,6 +245,7 @@ func (w *world) judge(p *process) {
 	v, slot := w.verifier, w.server.slotNow()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.reader.expect()
 	v.sync()
 	w.note("%s: ended: %v", p.name, p.err)
 	var refused *offsets.RefusedError
@@ -339,6 +340,8 @@ func (w *world) startProcess(accepts bool) {
 	p := w.newProcess(fmt.Sprintf("p%d", w.started), accepts)
 	bare := w.server.bare()
 	w.verifier.mu.Lock()
+	w.verifier.reader.expect()
+	w.verifier.sync() // what those before it have written is not its own
 	p.from, p.refusals = w.verifier.arrivals, w.verifier.refusals
 	if w.verifier.refusable || bare {
 		p.refusals--
