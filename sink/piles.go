@@ -22,6 +22,8 @@ const (
 	// and for what is read.
 	waitShare = 0.5
 	sentShare = 0.18
+	// lookEvery is how often it is looked whether events still come.
+	lookEvery = 20 * time.Millisecond
 	// clockEvery is for how many events the time of day is read once.
 	clockEvery = 16
 )
@@ -49,6 +51,10 @@ type piles struct {
 	timer   *time.Timer
 	now     time.Time
 	untilAt int // how many events more until now is read again
+	// added counts events that had to wait; looked is when it was looked at last, and seen
+	// what it was.
+	added, seen int
+	looked      time.Time
 
 	// first is the pile whose first event came first, last the one whose first came last.
 	first, last *pile
@@ -137,9 +143,7 @@ func (b *backlog) sendByPartition(d *Delivery) {
 		return
 	}
 	b.add(p, d, min(lateness/waitPart, b.piles.wait))
-	if b.piles.bytes >= b.piles.limit {
-		b.handOut()
-	}
+	b.handOut()
 }
 
 // starved tells whether so many of the events that waited are with the client that no more
@@ -165,6 +169,7 @@ func (b *backlog) add(p *pile, d *Delivery, wait time.Duration) {
 		p.tail = c
 	}
 	p.events++
+	s.added++
 	s.spares.most = max(s.spares.most, min(len(d.Headers), record.MaxHeaders))
 	d.Memory.Release(0)
 	b.unget()
@@ -178,7 +183,7 @@ func (b *backlog) append(p *pile, wait time.Duration) {
 		s.last.next = p
 	} else {
 		s.first = p
-		s.timer.Reset(wait)
+		s.timer.Reset(min(wait, lookEvery))
 	}
 	s.last = p
 }
@@ -229,46 +234,55 @@ func (b *backlog) sendChunk(p *pile, f func(*Delivery)) {
 	c.send(s.ctx, p, &s.spares, f)
 }
 
-// handOut sends the fullest piles, half as many events as may be with the client, unless
-// more than the other half are: a request is on its way while the next one is made.
+// handOut sends the fullest piles while too much waits, half as many events as may be with
+// the client at a time, and no more while more than the other half are: a request is on its
+// way while the next one is made.
 func (b *backlog) handOut() {
 	s := &b.piles
-	half := int(s.most / 2)
-	if s.chunks.starved(int64(half)+1, int64(half)) {
-		return
+	for half := s.most / 2; s.bytes >= s.limit && !s.chunks.starved(half+1, half); {
+		b.sendFullest(int(half))
+		runtime.Gosched() // to the client, before it has the next half
 	}
+}
+
+// sendFullest sends as many events, or a few more, of the piles that have the most.
+func (b *backlog) sendFullest(want int) {
+	s := &b.piles
 	var events [256]int // of the piles with so many events, of the last with that many or more
 	for p := s.first; p != nil; p = p.next {
 		events[min(p.events, len(events)-1)] += p.events
 	}
 	least := len(events) - 1
-	for sum := events[least]; sum < half && least > 1; sum += events[least] {
+	for sum := events[least]; sum < want && least > 1; sum += events[least] {
 		least--
 	}
-	for p := s.first; p != nil && half > 0 && !s.starved(); {
+	for p := s.first; p != nil && want > 0 && !s.starved(); {
 		next := p.next
 		if p.events >= least {
-			half -= p.events
+			want -= p.events
 			b.sendPile(p, b.produce)
 		}
 		p = next
 	}
-	runtime.Gosched() // to the client, before it has the next half
 }
 
-// sendDue is called by the timer: it sends the piles that have waited long enough, and
-// others if no more may wait.
+// sendDue is called by the timer: it sends the piles that have waited long enough, others
+// if too much waits, and all if there is nothing to wait for: no event has come of late, and
+// Kafka has answered what it got.
 func (b *backlog) sendDue() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.handOut()
 	s := &b.piles
-	if s.bytes >= s.limit {
-		b.handOut()
-	}
 	now := time.Now()
+	idle := false
+	if now.Sub(s.looked) >= lookEvery {
+		idle = s.added == s.seen && s.chunks.sent.Load() == 0
+		s.looked, s.seen = now, s.added
+	}
 	for s.first != nil && !s.starved() {
-		if wait := s.first.until.Sub(now); wait > 0 {
-			s.timer.Reset(wait)
+		if wait := s.first.until.Sub(now); wait > 0 && !idle {
+			s.timer.Reset(min(wait, lookEvery))
 			return
 		}
 		b.sendPile(s.first, b.produce)
