@@ -63,7 +63,8 @@ func packed(d *Delivery) int {
 	return n
 }
 
-// add copies the event if there is room for so many bytes, which packed says it takes.
+// add copies the event if there is room for so many bytes, which packed says it takes, and
+// accounts for what the client will make of it: what waits may be sent at any time.
 func (c *chunk) add(d *Delivery, size int) bool {
 	if c.n == chunkEvents || cap(c.buf)-len(c.buf) < size {
 		return false
@@ -93,6 +94,9 @@ func (c *chunk) add(d *Delivery, size int) bool {
 	c.buf = b
 	c.receipts[c.n] = d.Receipt
 	c.n++
+	if n := wired(d.Record.Value); n > 0 {
+		c.Charge(n)
+	}
 	return true
 }
 
@@ -269,7 +273,7 @@ func (c *chunk) send(ctx context.Context, p *pile, from *spares, f func(*Deliver
 		d.Receipt, d.Memory = c.receipts[i], c
 		c.receipts[i] = nil
 		d.makeRecord()
-		d.charge()
+		d.charged = wired(d.record.Value) // since it was copied
 		f(d)
 	}
 }

@@ -64,13 +64,17 @@ const (
 // charge accounts for the memory of what was made of the event, and of what the client
 // makes of a large value.
 func (d *Delivery) charge() {
-	d.charged = d.Made()
-	if n := len(d.record.Value); n >= largeValue {
-		d.charged += wireCopies * n
-	}
-	if d.charged > 0 {
+	if d.charged = d.Made() + wired(d.record.Value); d.charged > 0 {
 		d.Memory.Charge(d.charged)
 	}
+}
+
+// wired returns what the client makes of a value, as far as slabBytes does not speak for it.
+func wired(value []byte) int {
+	if len(value) < largeValue {
+		return 0
+	}
+	return wireCopies * len(value)
 }
 
 // makeRecord makes the client's record of what the delivery says.

@@ -162,7 +162,7 @@ func (b *backlog) add(p *pile, d *Delivery, wait time.Duration) {
 		s.bytes += c.bytes()
 		if p.tail == nil {
 			p.head = c
-			b.append(p, wait)
+			b.enqueue(p, wait)
 		} else {
 			p.tail.next = c
 		}
@@ -175,8 +175,8 @@ func (b *backlog) add(p *pile, d *Delivery, wait time.Duration) {
 	b.unget()
 }
 
-// append makes an empty pile the last of those that wait.
-func (b *backlog) append(p *pile, wait time.Duration) {
+// enqueue makes an empty pile the last of those that wait.
+func (b *backlog) enqueue(p *pile, wait time.Duration) {
 	s := &b.piles
 	p.until, p.before = s.now.Add(wait), s.last
 	if s.last != nil {
@@ -291,7 +291,7 @@ func (b *backlog) sendDue() {
 
 // learn notes of how many partitions a topic is.
 func (b *backlog) learn(t *topic, count int) {
-	if count <= 0 || count > math.MaxInt32 {
+	if count <= 0 || count > math.MaxInt32 || int(t.count.Load()) == count {
 		return
 	}
 	if old := t.count.Swap(int32(count)); int(old) < count {

@@ -192,7 +192,12 @@ func TestPilesOfATopicThatGrows(t *testing.T) {
 // Through a broker: each event once, in the order of its key, whatever is late; and memory
 // stays within its limit while Kafka does not answer.
 func TestPilesEndToEnd(t *testing.T) {
-	const partitions, keys, events, limit = 200, 5000, 40_000, 8 << 20
+	t.Run("small", func(t *testing.T) { pilesEndToEnd(t, 40_000, 400) })
+	t.Run("large", func(t *testing.T) { pilesEndToEnd(t, 2_000, 30_000) })
+}
+
+func pilesEndToEnd(t *testing.T, events, size int) {
+	const partitions, keys, limit = 200, 5000, 8 << 20
 	c := broker(t, partitions)
 	ledger := memory.New(limit)
 	k := open(t, c, func(o *Options) {
@@ -208,30 +213,34 @@ func TestPilesEndToEnd(t *testing.T) {
 	buffer := memory.NewBuffer(ledger)
 	most, held := int64(0), true
 	for i := 1; i < events; i++ {
-		frame, err := buffer.Make(short(t), 400)
+		frame, err := buffer.Make(short(t), size)
 		if err != nil { // Kafka does not answer, and the memory is used up
 			if !held {
 				t.Fatal(err)
 			}
 			held = false
-			if a, s := ledger.Accounts(), &k.backlog.piles; !s.sent.used || a.Deliveries < int64(s.sent.bytes+s.limit) {
+			if a, s := ledger.Accounts(), &k.backlog.piles; !s.sent.used || size < largeValue && a.Deliveries < int64(s.sent.bytes+s.limit) {
 				t.Errorf("%s: the memory of what is sent is not set aside, or what waits does not reach its limit", a)
 			}
 			release()
-			if frame, err = buffer.Make(limited(t), 400); err != nil {
+			if frame, err = buffer.Make(limited(t), size); err != nil {
 				t.Fatal(err)
 			}
 		}
 		most = max(most, ledger.Used())
-		payload := frame[:copy(frame, fmt.Sprintf("%d", i))]
+		number := frame[:copy(frame, fmt.Sprint(i))]
+		payload := frame[:copy(frame, fmt.Sprintf("%d ", i))]
+		if size > largeValue {
+			payload = frame[:size-1000]
+		}
 		w := new(witness)
 		d := k.Next()
 		d.fill(i+1, payload)
 		if !held && random.IntN(100) == 0 { // before, it would keep its block
 			d.CommittedAt = time.Now()
 		}
-		d.Topic, d.Key, d.ID = testTopic, fmt.Append(frame[len(payload):len(payload)], key(random.IntN(keys))), payload
-		d.Headers = append(d.Headers, record.Header{Key: "id", Value: payload}, record.Header{Key: "pad", Value: frame[100:]})
+		d.Topic, d.Key, d.ID = testTopic, fmt.Append(nil, key(random.IntN(keys))), number
+		d.Headers = append(d.Headers, record.Header{Key: "id", Value: number}, record.Header{Key: "pad", Value: frame[size-300:]})
 		buffer.Block().Retain()
 		d.Receipt, d.Memory = w, both{w, buffer.Block()}
 		if err := k.Send(d); err != nil {

@@ -9,9 +9,11 @@
 //	             encoded values, headers, the    the event is sent       event, with the same number
 //	             client's copies of large ones
 //	deliveries   the sink's slabs of             Ledger.Acquire          Ledger.Release, when all of
-//	             deliveries                                              a slab has come back
-//	kept         blocks and slabs that are       Block.Release,          Take and Acquire, which use
-//	             kept to be used again           Ledger.Release          them again; Discard; shortage
+//	             deliveries, its copies of                               a slab, or of a chunk of
+//	             events that wait, and what it                           copies, has come back
+//	             sets aside to send these
+//	kept         blocks, slabs and chunks that   Block.Release,          Take and Acquire, which use
+//	             are kept to be used again       Ledger.Release          them again; Discard; shortage
 //
 // The first three are in use, Used is their sum. The rules:
 //
@@ -80,12 +82,12 @@ func (a Accounts) String() string {
 func (l *Ledger) Freed() <-chan struct{} { return l.freed }
 
 // OnShortage sets what is called when memory is needed that others keep: it gives up
-// so many bytes of that, if it can, and returns how many it gave up. The reader sets
-// it, and calls it.
+// so many bytes of that, if it can, and returns how many it gave up. It is set before
+// anything is acquired.
 func (l *Ledger) OnShortage(shed func(bytes int) int) { l.shed = shed }
 
-// Acquire adds bytes to deliveries, and says whether they were kept until now. The
-// reader's goroutine calls it. It never waits: reading does.
+// Acquire adds bytes to deliveries, and says whether they were kept until now. It never
+// waits: reading does. It may call what OnShortage has set.
 func (l *Ledger) Acquire(bytes int, kept bool) {
 	l.used.Add(int64(bytes))
 	l.deliveries.Add(int64(bytes))
