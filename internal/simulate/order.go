@@ -40,6 +40,7 @@ func (v *verifier) order(key string, s *seenRow, where place) {
 	if s.arrived > 0 {
 		v.repeats++
 		switch {
+		case v.exactly && s.arrived <= v.unknown && s.tx.end > v.unknownFrom:
 		case v.exactly:
 			v.broken("%s is there twice for a reader of committed records", where)
 		case !v.faults:

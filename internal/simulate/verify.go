@@ -45,6 +45,10 @@ type verifier struct {
 	// clean is arrivals at a clean stop, and cleanFrom at the start of the process:
 	// what has come between is not repeated. 0: it may be.
 	cleanFrom, clean int
+	// unknown is arrivals at a start that was accepted on such a history, where what ends
+	// after unknownFrom may repeat.
+	unknown     int
+	unknownFrom pglogrepl.LSN
 	// refusable says that a start may refuse the position: the server has lost its
 	// slot, or some of its history, and no position of the new one is stored.
 	refusable bool
@@ -186,6 +190,11 @@ func (v *verifier) started(p *process, from *slot, at pglogrepl.LSN) {
 	if p.accepts {
 		v.clean = 0
 		v.excuse(at)
+		if v.w.o.hosts > 0 {
+			// The stored position may be on a history that this server knows nothing of,
+			// not even where it left it: all that it has is published then.
+			v.unknown, v.unknownFrom = v.arrivals, at
+		}
 		return
 	}
 	v.sync()
