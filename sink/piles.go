@@ -20,7 +20,7 @@ const (
 	// Of the memory that events may take in all, copies that wait take up to waitShare, and
 	// what is with the client of them sentShare, beside the copies. The rest is for these,
 	// and for what is read.
-	waitShare = 0.5
+	waitShare = 0.55
 	sentShare = 0.18
 	// lookEvery is how often it is looked whether events still come.
 	lookEvery = 20 * time.Millisecond
