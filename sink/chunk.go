@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/jackc/pglogrepl"
 
@@ -21,7 +21,9 @@ const (
 	chunkBytes  = 4 << 10
 	chunkEvents = 24
 	// chunkOverhead is what a chunk takes beside the bytes.
-	chunkOverhead = int(unsafe.Sizeof(chunk{}))
+	chunkOverhead = 448
+	// mostNames is how many names of headers are kept for all chunks.
+	mostNames = 64
 )
 
 // chunk holds copies of events of one partition, in order: a waiting event takes what its
@@ -58,7 +60,7 @@ func (c *chunk) Release(charged int) {
 func packed(d *Delivery) int {
 	n := 4*binary.MaxVarintLen64 + 4*8 + len(d.Key) + len(d.Record.Value) + len(d.ID)
 	for i := range d.Headers {
-		n += 2*binary.MaxVarintLen32 + len(d.Headers[i].Key) + len(d.Headers[i].Value)
+		n += 3*binary.MaxVarintLen32 + len(d.Headers[i].Key) + len(d.Headers[i].Value)
 	}
 	return n
 }
@@ -81,8 +83,11 @@ func (c *chunk) add(d *Delivery, size int) bool {
 	id := 0 // the header whose value the id is, from 1
 	for i := range d.Headers {
 		h := &d.Headers[i]
-		b = binary.AppendUvarint(b, uint64(len(h.Key)))
-		b = append(b, h.Key...)
+		name := c.pool.nameOf(h.Key)
+		if b = binary.AppendUvarint(b, uint64(name)); name == 0 {
+			b = binary.AppendUvarint(b, uint64(len(h.Key)))
+			b = append(b, h.Key...)
+		}
 		b = appendBytes(b, h.Value)
 		if len(h.Value) > 0 && len(h.Value) == len(d.ID) && &h.Value[0] == &d.ID[0] {
 			id = i + 1
@@ -109,7 +114,10 @@ func appendBytes(b, v []byte) []byte {
 }
 
 // unpacker reads a chunk from its beginning. What it returns are views.
-type unpacker struct{ rest []byte }
+type unpacker struct {
+	rest  []byte
+	names []string
+}
 
 func (u *unpacker) uint64() uint64 {
 	v := binary.LittleEndian.Uint64(u.rest)
@@ -150,8 +158,13 @@ func (u *unpacker) event(d *Delivery) {
 	d.Key = u.bytes()
 	d.Record.Value = u.bytes()
 	for range u.uvarint() {
-		key := u.take(u.uvarint())
-		d.AddHeader(unsafe.String(unsafe.SliceData(key), len(key)), u.bytes())
+		name := ""
+		if n := u.uvarint(); n > 0 {
+			name = u.names[n-1]
+		} else {
+			name = string(u.take(u.uvarint()))
+		}
+		d.AddHeader(name, u.bytes())
 	}
 	if id := u.uvarint(); id > 0 {
 		d.ID = d.Headers[id-1].Value
@@ -163,6 +176,9 @@ func (u *unpacker) event(d *Delivery) {
 // chunks are those that are kept to be used again.
 type chunks struct {
 	budget Budget
+	// names are those of headers, which are nearly always the same few. The backlog's mutex
+	// guards them.
+	names []string
 	// sent counts events that were sent and are not answered. Below enough, wake is called
 	// once if hungry.
 	sent, enough atomic.Int64
@@ -172,6 +188,20 @@ type chunks struct {
 	mu     sync.Mutex
 	free   []*chunk
 	closed bool // nothing is kept any more
+}
+
+// nameOf returns which of the names it is, from 1, or 0 for none of them.
+func (p *chunks) nameOf(name string) int {
+	for i, known := range p.names {
+		if known == name {
+			return i + 1
+		}
+	}
+	if len(p.names) == mostNames {
+		return 0
+	}
+	p.names = append(p.names, strings.Clone(name))
+	return len(p.names)
 }
 
 // get returns an empty chunk with room for an event of so many bytes.
@@ -264,7 +294,7 @@ func (c *chunk) send(ctx context.Context, p *pile, from *spares, f func(*Deliver
 	n := c.n
 	c.pool.sent.Add(int64(n))
 	c.refs.Store(n) // f may have the first ones released
-	u := unpacker{c.buf}
+	u := unpacker{c.buf, c.pool.names}
 	for i := range n {
 		d := from.get(ctx)
 		u.event(d)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"outboxd/internal/event"
 	"outboxd/internal/memory"
@@ -36,7 +37,7 @@ func TestChunkKeepsAllOfAnEvent(t *testing.T) {
 		{"times far away", record.Record{Key: []byte("k"), Partition: record.ByKey, Clock: record.BusinessTime, Time: time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC),
 			CommittedAt: time.Date(-4000, 1, 1, 0, 0, 0, 0, time.UTC)}},
 		{"a large one", record.Record{Key: []byte("k"), Partition: record.ByKey, Value: bytes.Repeat([]byte("x"), 100<<10)}},
-		{"many headers", record.Record{Key: []byte("k"), Partition: record.ByKey, Headers: slicesOf(40)}},
+		{"many headers", record.Record{Key: []byte("k"), Partition: record.ByKey, Headers: slicesOf(mostNames + 20)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			pool, spares := waiting(memory.New(1 << 30))
@@ -104,6 +105,13 @@ func slicesOf(n int) (h []record.Header) {
 		h = append(h, record.Header{Key: strings.Repeat("k", i), Value: bytes.Repeat([]byte{'v'}, i)})
 	}
 	return h
+}
+
+// What a chunk is said to take beside its bytes is what it takes.
+func TestChunkOverhead(t *testing.T) {
+	if size := int(unsafe.Sizeof(chunk{})); size > chunkOverhead || size < chunkOverhead-64 {
+		t.Errorf("a chunk takes %d bytes beside its buffer, %d are accounted for", size, chunkOverhead)
+	}
 }
 
 // A chunk is in use until the last of its events is released; one of the common size is

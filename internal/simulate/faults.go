@@ -195,10 +195,10 @@ func (m *maker) storeFault(d time.Duration) step {
 
 // lostPositions notes that the slot may be where it was before.
 func (w *world) lostPositions() {
-	w.falls++
 	v := w.verifier
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	w.falls++
 	if w.slotOnly() {
 		v.clean = 0
 	}

@@ -23,13 +23,13 @@ type process struct {
 	accepts     bool   // --accept-gap; cleared by the verifier when it has taken effect
 	owner       string // as it names itself in positions; "": it keeps none in Kafka
 	streamed    bool   // ever; of the verifier
+	falls       int    // world.falls when it began to stream last, or was started; of the verifier
 	at          *slot  // that it has streamed from last, or made of a snapshot; of the verifier
 
 	// Of the goroutine that runs the steps.
 	from      int // the verifier's arrivals at the start
 	refusals  int // how many reasons to refuse a position there were before it
 	stopping  bool
-	falls     int           // world.falls when it was asked to stop
 	comesBack bool          // it is started again after its end
 	backIn    time.Duration // and when
 

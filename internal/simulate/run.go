@@ -145,7 +145,7 @@ func (p *process) inFlight() (events, bytes float64) {
 
 // askStop sends the process SIGTERM, and a second one at once if it is to hurry.
 func (p *process) askStop(hurry bool, back time.Duration) {
-	p.stopping, p.comesBack, p.backIn, p.falls = true, back > 0, back, p.w.falls
+	p.stopping, p.comesBack, p.backIn = true, back > 0, back
 	p.w.note("%s: asked to stop (hurry %t)", p.name, hurry)
 	p.stop()
 	if hurry {

@@ -186,7 +186,7 @@ func (v *verifier) madeSlot(p *process, at pglogrepl.LSN) {
 func (v *verifier) started(p *process, from *slot, at pglogrepl.LSN) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p.streamed, p.at = true, from
+	p.streamed, p.at, p.falls = true, from, v.w.falls
 	if p.accepts {
 		v.clean = 0
 		v.excuse(at)

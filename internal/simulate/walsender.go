@@ -117,6 +117,9 @@ func (w *walsender) status(body []byte) {
 	busy := time.Until(w.busyUntil)
 	w.mu.Unlock()
 	time.Sleep(busy) // it is read when the process has time for it
+	if w.link.done() {
+		return // by a server that is gone
+	}
 	written, flushed, applied := lsnAt(body, 1), lsnAt(body, 9), lsnAt(body, 17)
 	w.s.mu.Lock()
 	end := w.s.flushedBy(w.host)

@@ -251,7 +251,8 @@ func (w *world) judge(p *process) {
 	var refused *offsets.RefusedError
 	switch {
 	case p.err == nil && p.stopping:
-		// Another slot knows nothing of what this one was told.
+		// Another slot knows nothing of what this one was told, nor does one that fell back
+		// and that it did not stream from again.
 		fell := w.slotOnly() && (w.falls != p.falls || p.at != nil && p.at != slot)
 		if v.clean = 0; len(w.processes) == 1 && !w.blurred && !fell {
 			v.cleanFrom, v.clean = p.from, v.arrivals
@@ -342,7 +343,7 @@ func (w *world) startProcess(accepts bool) {
 	w.verifier.mu.Lock()
 	w.verifier.reader.expect()
 	w.verifier.sync() // what those before it have written is not its own
-	p.from, p.refusals = w.verifier.arrivals, w.verifier.refusals
+	p.from, p.refusals, p.falls = w.verifier.arrivals, w.verifier.refusals, w.falls
 	if w.verifier.refusable || bare {
 		p.refusals--
 	}
