@@ -30,7 +30,8 @@ func (r *row) is(value []byte) bool {
 
 // order holds a record to the order of its key: the next one, or one that came before. A
 // process that repeats much, since another standby's slot is far behind, knows of some rows
-// already that the brokers refuse them.
+// already that the brokers refuse them. One that was in a backfill, since the standby had
+// no slot, resumes at the slot of the next one.
 func (v *verifier) order(key string, s *seenRow, where place) {
 	last, some := v.at[key]
 	if !some {
@@ -50,7 +51,8 @@ func (v *verifier) order(key string, s *seenRow, where place) {
 		}
 	}
 	for _, between := range v.keys[key][min(last+1, s.index):s.index] {
-		if between.tx.expected() && !(between.arrived > 0 && (v.overlap || s.refused && v.w.o.hosts > 0)) {
+		known := v.overlap || v.w.o.hosts > 0 && (s.refused || v.w.o.backfill > 0)
+		if between.tx.expected() && !(between.arrived > 0 && known) {
 			v.broken("%s comes before event %q of the same key, committed earlier", where, between.id)
 			return
 		}

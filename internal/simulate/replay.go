@@ -67,10 +67,6 @@ func (r *replay) run(ctx context.Context, what connector.Replay) {
 		defer store.Close()
 	}
 	r.done, r.p.err = connector.New(o).Replay(ctx, what)
-	v := r.p.w.verifier
-	v.mu.Lock()
-	r.on = v.timeline
-	v.mu.Unlock()
 	r.p.w.note("replay: %d events of %d transactions from %s to %s: %v", r.done.Events, r.done.Transactions, r.done.From, r.done.To, r.p.err)
 }
 
@@ -166,6 +162,10 @@ func (c *connection) StartCopy(ctx context.Context, start pglogrepl.LSN, memory 
 		c.Close()
 		return nil, fmt.Errorf("copy replication slot: %w", errors.New("it does not exist"))
 	}
+	v := c.s.w.verifier
+	v.mu.Lock()
+	c.s.w.replay.on = v.timeline
+	v.mu.Unlock()
 	return replication.Over(c.link.client, memory, c.s.timeout, start, start, c.system.FlushLSN, sender.look(c), c.readBack), nil
 }
 
