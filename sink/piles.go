@@ -45,6 +45,7 @@ type piles struct {
 	bytes   int             // that do
 	most    int64           // events that may be with the client
 	wait    time.Duration   // the most that an event waits, pileWait
+	look    time.Duration   // lookEvery
 	chunks  chunks
 	sent    reserve
 	spares  spares // of what is sent
@@ -79,7 +80,7 @@ func (b *backlog) byPartition(ctx context.Context, from *spares, many int32) {
 	b.many, b.unget = many, from.unget
 	s := &b.piles
 	all := float64(b.limit * backlogPart)
-	s.ctx, s.limit, s.wait = ctx, int(waitShare*all), pileWait
+	s.ctx, s.limit, s.wait, s.look = ctx, int(waitShare*all), pileWait, lookEvery
 	s.most = max(int64(sentShare*all)*slabSize/slabBytes, slabSize)
 	s.chunks.budget, s.chunks.wake = from.budget, func() { s.timer.Reset(0) }
 	s.sent.budget, s.sent.inFlight = from.budget, from.inFlight
@@ -183,7 +184,7 @@ func (b *backlog) enqueue(p *pile, wait time.Duration) {
 		s.last.next = p
 	} else {
 		s.first = p
-		s.timer.Reset(min(wait, lookEvery))
+		s.timer.Reset(min(wait, s.look))
 	}
 	s.last = p
 }
@@ -276,13 +277,13 @@ func (b *backlog) sendDue() {
 	s := &b.piles
 	now := time.Now()
 	idle := false
-	if now.Sub(s.looked) >= lookEvery {
+	if now.Sub(s.looked) >= s.look {
 		idle = s.added == s.seen && s.chunks.sent.Load() == 0
 		s.looked, s.seen = now, s.added
 	}
 	for s.first != nil && !s.starved() {
 		if wait := s.first.until.Sub(now); wait > 0 && !idle {
-			s.timer.Reset(min(wait, lookEvery))
+			s.timer.Reset(min(wait, s.look))
 			return
 		}
 		b.sendPile(s.first, b.produce)

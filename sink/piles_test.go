@@ -120,12 +120,40 @@ func TestPilesKeepTheOrder(t *testing.T) {
 	})
 }
 
+// When no event comes any more, and Kafka has answered what it got, there is nothing to
+// wait for.
+func TestPilesWaitForNothing(t *testing.T) {
+	p := newPiling(t, 1<<20, 3)
+	p.b.piles.wait = time.Hour
+	p.send(0, 100*time.Hour)
+	p.send(1, 100*time.Hour)
+	until(t, "all are sent", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.got) == 2
+	})
+	p.send(2, 100*time.Hour)
+	time.Sleep(3 * lookEvery)
+	p.mu.Lock()
+	if n := len(p.got); n != 2 {
+		t.Errorf("%d events are sent, and two are not answered", n)
+	}
+	p.mu.Unlock()
+	p.took()
+	until(t, "the last one is sent", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.got) == 1
+	})
+	p.took()
+}
+
 // When no more may wait, the fullest piles are sent, and no more than may be with the
 // client; the next ones when half of them are answered.
 func TestPilesSendTheFullest(t *testing.T) {
 	p := newPiling(t, 1<<20, 100)
 	s := &p.b.piles
-	s.most, s.wait = 40, time.Hour
+	s.most, s.wait, s.look = 40, time.Hour, time.Hour
 	random := rand.New(rand.NewPCG(1, 1))
 	counts := make([]int, 100)
 	for s.bytes+chunkBytes+chunkOverhead < s.limit {
@@ -277,7 +305,7 @@ func pilesEndToEnd(t *testing.T, events, size int) {
 func TestPilesFillBatches(t *testing.T) {
 	const partitions, events, limit = 600, 200_000, 20 << 20
 	p := newPiling(t, limit/backlogPart, partitions)
-	p.b.piles.wait = time.Hour
+	p.b.piles.wait, p.b.piles.look = time.Hour, time.Hour
 	batches, last, sent := 0, int32(-1), 0
 	p.b.produce = func(d *Delivery) {
 		if sent++; d.Partition != last {
