@@ -251,10 +251,11 @@ func (w *world) judge(p *process) {
 	var refused *offsets.RefusedError
 	switch {
 	case p.err == nil && p.stopping:
+		// One that has only stood by says nothing of what others have sent meanwhile.
 		// Another slot knows nothing of what this one was told, nor does one that fell back
 		// and that it did not stream from again.
 		fell := w.slotOnly() && (w.falls != p.falls || p.at != nil && p.at != slot)
-		if v.clean = 0; len(w.processes) == 1 && !w.blurred && !fell {
+		if v.clean = 0; p.streamed && len(w.processes) == 1 && !w.blurred && !fell {
 			v.cleanFrom, v.clean = p.from, v.arrivals
 		}
 	case p.err == nil:
