@@ -179,11 +179,12 @@ type chunks struct {
 	// names are those of headers, which are nearly always the same few. The backlog's mutex
 	// guards them.
 	names []string
-	// sent counts events that were sent and are not answered. Below enough, wake is called
-	// once if hungry.
-	sent, enough atomic.Int64
-	hungry       atomic.Bool
-	wake         func()
+	// sent counts events that were sent and are not answered. When no more than enough are,
+	// wake is called once if that is wanted.
+	sent   atomic.Int64
+	enough int64
+	wanted atomic.Bool
+	wake   func()
 
 	mu     sync.Mutex
 	free   []*chunk
@@ -224,20 +225,13 @@ func (p *chunks) get(size int) *chunk {
 func (p *chunks) reuse() *chunk {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := len(p.free)
-	if n == 0 {
-		return nil
-	}
-	c := p.free[n-1]
-	p.free[n-1] = nil
-	p.free = p.free[:n-1]
-	return c
+	return pop(&p.free)
 }
 
 // put takes back a chunk that none of its events needs. Any goroutine may call it.
 func (p *chunks) put(c *chunk) {
 	p.sent.Add(-int64(c.n))
-	p.feed()
+	p.wakeIfWanted()
 	bytes := c.bytes()
 	if !p.budget.Release(bytes) {
 		return
@@ -252,20 +246,19 @@ func (p *chunks) put(c *chunk) {
 	p.free = append(p.free, c)
 }
 
-// starved tells whether most events or more are sent and not answered. If so, wake is
+// tooMany tells whether most events or more are sent and not answered. If so, wake is
 // called when no more than enough are.
-func (p *chunks) starved(most, enough int64) bool {
+func (p *chunks) tooMany(most int64) bool {
 	if p.sent.Load() < most {
 		return false
 	}
-	p.enough.Store(enough)
-	p.hungry.Store(true)
-	p.feed() // they may have been answered in between
+	p.wanted.Store(true)
+	p.wakeIfWanted() // they may have been answered in between
 	return true
 }
 
-func (p *chunks) feed() {
-	if p.hungry.Load() && p.sent.Load() <= p.enough.Load() && p.hungry.CompareAndSwap(true, false) {
+func (p *chunks) wakeIfWanted() {
+	if p.wanted.Load() && p.sent.Load() <= p.enough && p.wanted.CompareAndSwap(true, false) {
 		p.wake()
 	}
 }

@@ -207,14 +207,16 @@ func (s *spares) reuse() *slab {
 		s.budget.Discard(slabBytes)
 		s.idle = false
 	}
-	n := len(s.returned)
-	if n == 0 {
-		return nil
+	return pop(&s.returned)
+}
+
+// pop takes the last one off a list, nil if there is none.
+func pop[T any](list *[]*T) (last *T) {
+	if n := len(*list) - 1; n >= 0 {
+		last, (*list)[n] = (*list)[n], nil
+		*list = (*list)[:n]
 	}
-	b := s.returned[n-1]
-	s.returned[n-1] = nil
-	s.returned = s.returned[:n-1]
-	return b
+	return last
 }
 
 // put takes back a delivery that get returned. Any goroutine may call it.

@@ -82,6 +82,7 @@ func (b *backlog) byPartition(ctx context.Context, from *spares, many int32) {
 	all := float64(b.limit * backlogPart)
 	s.ctx, s.limit, s.wait, s.look = ctx, int(waitShare*all), pileWait, lookEvery
 	s.most = max(int64(sentShare*all)*slabSize/slabBytes, slabSize)
+	s.chunks.enough = s.most / 2
 	s.chunks.budget, s.chunks.wake = from.budget, func() { s.timer.Reset(0) }
 	s.sent.budget, s.sent.inFlight = from.budget, from.inFlight
 	s.sent.bytes = int(s.most) * slabBytes / slabSize
@@ -138,7 +139,7 @@ func (b *backlog) sendByPartition(d *Delivery) {
 		return
 	}
 	lateness := b.lateness(d.CommittedAt, b.piles.now)
-	if lateness == 0 && b.sendPile(p, b.produce) {
+	if lateness == 0 && b.sendPile(p) {
 		d.charge()
 		b.produce(d)
 		return
@@ -147,11 +148,9 @@ func (b *backlog) sendByPartition(d *Delivery) {
 	b.handOut()
 }
 
-// starved tells whether so many of the events that waited are with the client that no more
+// full tells whether so many of the events that waited are with the client that no more
 // may be sent. If so, the timer is set when half of them are acknowledged.
-func (s *piles) starved() bool {
-	return s.chunks.starved(s.most, s.most/2)
-}
+func (s *piles) full() bool { return s.chunks.tooMany(s.most) }
 
 // add puts a copy of the event on the pile, and takes back the delivery.
 func (b *backlog) add(p *pile, d *Delivery, wait time.Duration) {
@@ -205,9 +204,9 @@ func (s *piles) remove(p *pile) {
 }
 
 // sendPile sends the events of a pile, until there are none, or no more may be sent.
-func (b *backlog) sendPile(p *pile, f func(*Delivery)) (all bool) {
-	for p.events > 0 && !b.piles.starved() {
-		b.sendChunk(p, f)
+func (b *backlog) sendPile(p *pile) (all bool) {
+	for p.events > 0 && !b.piles.full() {
+		b.sendChunk(p, b.produce)
 	}
 	return p.events == 0
 }
@@ -240,7 +239,7 @@ func (b *backlog) sendChunk(p *pile, f func(*Delivery)) {
 // way while the next one is made.
 func (b *backlog) handOut() {
 	s := &b.piles
-	for half := s.most / 2; s.bytes >= s.limit && !s.chunks.starved(half+1, half); {
+	for half := s.most / 2; s.bytes >= s.limit && !s.chunks.tooMany(half+1); {
 		b.sendFullest(int(half))
 		runtime.Gosched() // to the client, before it has the next half
 	}
@@ -257,11 +256,11 @@ func (b *backlog) sendFullest(want int) {
 	for sum := events[least]; sum < want && least > 1; sum += events[least] {
 		least--
 	}
-	for p := s.first; p != nil && want > 0 && !s.starved(); {
+	for p := s.first; p != nil && want > 0 && !s.full(); {
 		next := p.next
 		if p.events >= least {
 			want -= p.events
-			b.sendPile(p, b.produce)
+			b.sendPile(p)
 		}
 		p = next
 	}
@@ -281,12 +280,12 @@ func (b *backlog) sendDue() {
 		idle = s.added == s.seen && s.chunks.sent.Load() == 0
 		s.looked, s.seen = now, s.added
 	}
-	for s.first != nil && !s.starved() {
+	for s.first != nil && !s.full() {
 		if wait := s.first.until.Sub(now); wait > 0 && !idle {
 			s.timer.Reset(min(wait, s.look))
 			return
 		}
-		b.sendPile(s.first, b.produce)
+		b.sendPile(s.first)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestPilesWaitForNothing(t *testing.T) {
 func TestPilesSendTheFullest(t *testing.T) {
 	p := newPiling(t, 1<<20, 100)
 	s := &p.b.piles
-	s.most, s.wait, s.look = 40, time.Hour, time.Hour
+	s.most, s.chunks.enough, s.wait, s.look = 40, 20, time.Hour, time.Hour
 	random := rand.New(rand.NewPCG(1, 1))
 	counts := make([]int, 100)
 	for s.bytes+chunkBytes+chunkOverhead < s.limit {

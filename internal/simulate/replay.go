@@ -18,7 +18,7 @@ import (
 type replay struct {
 	p    *process
 	done connector.Replayed // once p has ended
-	on   int32              // the timeline of then
+	on   int32              // the timeline that it has read last
 	// seen are the rows that have come again, by id; at is the last one of each key.
 	seen map[string]bool
 	at   map[string]int
