@@ -84,7 +84,7 @@ func (b *backlog) send(d *Delivery) {
 		b.timer.Reset(wait)
 	}
 	b.waiting = append(b.waiting, d)
-	if b.bytes += overhead + int64(len(d.record.Key)+len(d.record.Value)); b.bytes >= b.limit {
+	if b.bytes += overhead + int64(len(d.Record.Key)+len(d.Record.Value)); b.bytes >= b.limit {
 		b.flush(b.produce)
 	}
 }

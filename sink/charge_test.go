@@ -1,7 +1,13 @@
 package sink
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outboxd/internal/record"
 )
 
 // The memory of an event is told of what was made of it, and of the client's copies of a
@@ -23,12 +29,12 @@ func TestChargedMemory(t *testing.T) {
 		if test.scratch > 0 {
 			d.Scratch = make([]byte, test.scratch)
 		}
-		d.record.Value = make([]byte, test.value)
+		d.Record.Value = make([]byte, test.value)
 		d.charge()
 		if got := w.charged.Load(); got != int64(test.want) || d.charged != test.want {
 			t.Errorf("%+v: charged %d", test, got)
 		}
-		if d.recycle(); d.charged != 0 || d.record.Value != nil || d.Made() > 8<<10 {
+		if d.recycle(); d.charged != 0 || d.Record.Value != nil || d.Made() > 8<<10 {
 			t.Errorf("%+v: a spare delivery keeps %d bytes", test, d.Made())
 		}
 	}
@@ -51,4 +57,57 @@ func TestReturnedDeliveryLeavesNothing(t *testing.T) {
 	s.k.Return()
 	s.send(testTopic, "k", "0")
 	s.delivered()
+}
+
+// An event that waits for a broker takes, beside its bytes, what is accounted for. Eleven
+// headers has one with every field mapped.
+func TestWaitingEventTakesWhatIsAccountedFor(t *testing.T) {
+	for _, headers := range []int{0, 6, 11} {
+		t.Run(fmt.Sprintf("%d headers", headers), func(t *testing.T) {
+			c := broker(t, 1)
+			k := open(t, c)
+			s := &sender{t: t, k: k}
+			h := make([]record.Header, headers)
+			if err := s.try(testTopic, "k", []byte("v"), h...); err != nil {
+				t.Fatal(err)
+			}
+			s.delivered()
+			answer := make(chan struct{})
+			defer close(answer)
+			c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+				<-answer
+				return nil, nil, false
+			})
+			const events = 1000 * slabSize
+			before := heap()
+			w, key, value := new(witness), []byte("k"), []byte("v")
+			for n := range events {
+				d := k.Next()
+				d.fill(n, value)
+				d.Topic, d.Key, d.Receipt, d.Memory = testTopic, key, w, w
+				d.Headers = append(d.Headers[:0], h...)
+				if err := k.Send(d); err != nil {
+					t.Fatal(err)
+				}
+			}
+			took := int(heap()-before) / events
+			if n := k.InFlight(); n != events {
+				t.Fatalf("%d events are in flight", n)
+			}
+			t.Logf("%d bytes", took)
+			if most := slabBytes / slabSize; took > most {
+				t.Errorf("an event takes %d bytes beside its own, %d are accounted for", took, most)
+			}
+		})
+	}
+}
+
+// heap returns how many bytes are in use.
+func heap() uint64 {
+	for range 2 { // pools give up what they have with the second
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -75,7 +75,7 @@ func (c *chunk) add(d *Delivery, size int) bool {
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.Position.CommitLSN))
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.Position.Number)<<32|uint64(uint8(d.Clock)))
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.CommittedAt.UnixMicro()))
-	b = binary.LittleEndian.AppendUint64(b, uint64(d.Time.UnixMicro()))
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.Timestamp.UnixMicro()))
 	b = binary.AppendVarint(b, int64(d.Partition))
 	b = appendBytes(b, d.Key)
 	b = appendBytes(b, d.Record.Value)
@@ -151,7 +151,7 @@ func (u *unpacker) event(d *Delivery) {
 	d.Position = event.Position{CommitLSN: pglogrepl.LSN(lsn), Number: uint32(rest >> 32)}
 	d.Clock = record.Clock(uint8(rest))
 	d.CommittedAt = time.UnixMicro(int64(u.uint64()))
-	d.Time = time.UnixMicro(int64(u.uint64()))
+	d.Timestamp = time.UnixMicro(int64(u.uint64()))
 	partition, n := binary.Varint(u.rest)
 	u.rest = u.rest[n:]
 	d.Partition = int32(partition)
@@ -295,8 +295,8 @@ func (c *chunk) send(ctx context.Context, p *pile, from *spares, f func(*Deliver
 		d.Topic = p.topic.name
 		d.Receipt, d.Memory = c.receipts[i], c
 		c.receipts[i] = nil
-		d.makeRecord()
-		d.charged = wired(d.record.Value) // since it was copied
+		d.size = wireSize(&d.Record.Record)
+		d.charged = wired(d.Record.Value) // since it was copied
 		f(d)
 	}
 }

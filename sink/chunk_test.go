@@ -9,6 +9,8 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/internal/event"
 	"outboxd/internal/memory"
 	"outboxd/internal/record"
@@ -28,16 +30,18 @@ func TestChunkKeepsAllOfAnEvent(t *testing.T) {
 		name string
 		r    record.Record
 	}{
-		{"an ordinary one", record.Record{Key: []byte("order-1"), Partition: record.ByKey, Value: []byte(`{"a": 1}`), Time: at, ID: id, CommittedAt: at.Add(-time.Hour),
-			Position: event.Position{CommitLSN: 1 << 63, Number: 1<<32 - 1}, Headers: []record.Header{{Key: "id", Value: id}, {Key: "type", Value: []byte("placed")}}}},
-		{"nothing but what it must have", record.Record{Partition: record.ByKey}},
-		{"empty, not nil", record.Record{Key: []byte{}, Value: []byte{}, ID: []byte{}, Partition: record.ByKey, Headers: []record.Header{{Key: "", Value: []byte{}}, {Key: "none"}}}},
-		{"an id of its own", record.Record{ID: id, Key: []byte("k"), Partition: record.ByKey, Headers: []record.Header{{Key: "id", Value: bytes.Clone(id)}}}},
-		{"a partition that it names", record.Record{Key: []byte("k"), Partition: 1<<31 - 1, Clock: record.SendTime, Time: at}},
-		{"times far away", record.Record{Key: []byte("k"), Partition: record.ByKey, Clock: record.BusinessTime, Time: time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC),
+		{"an ordinary one", record.Record{Record: kgo.Record{Key: []byte("order-1"), Partition: record.ByKey, Value: []byte(`{"a": 1}`), Timestamp: at,
+			Headers: []record.Header{{Key: "id", Value: id}, {Key: "type", Value: []byte("placed")}}},
+			ID: id, CommittedAt: at.Add(-time.Hour), Position: event.Position{CommitLSN: 1 << 63, Number: 1<<32 - 1}}},
+		{"nothing but what it must have", record.Record{Record: kgo.Record{Partition: record.ByKey}}},
+		{"empty, not nil", record.Record{ID: []byte{}, Record: kgo.Record{Key: []byte{}, Value: []byte{}, Partition: record.ByKey,
+			Headers: []record.Header{{Key: "", Value: []byte{}}, {Key: "none"}}}}},
+		{"an id of its own", record.Record{ID: id, Record: kgo.Record{Key: []byte("k"), Partition: record.ByKey, Headers: []record.Header{{Key: "id", Value: bytes.Clone(id)}}}}},
+		{"a partition that it names", record.Record{Clock: record.SendTime, Record: kgo.Record{Key: []byte("k"), Partition: 1<<31 - 1, Timestamp: at}}},
+		{"times far away", record.Record{Clock: record.BusinessTime, Record: kgo.Record{Key: []byte("k"), Partition: record.ByKey, Timestamp: time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)},
 			CommittedAt: time.Date(-4000, 1, 1, 0, 0, 0, 0, time.UTC)}},
-		{"a large one", record.Record{Key: []byte("k"), Partition: record.ByKey, Value: bytes.Repeat([]byte("x"), 100<<10)}},
-		{"many headers", record.Record{Key: []byte("k"), Partition: record.ByKey, Headers: slicesOf(mostNames + 20)}},
+		{"a large one", record.Record{Record: kgo.Record{Key: []byte("k"), Partition: record.ByKey, Value: bytes.Repeat([]byte("x"), 100<<10)}}},
+		{"many headers", record.Record{Record: kgo.Record{Key: []byte("k"), Partition: record.ByKey, Headers: slicesOf(mostNames + 20)}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			pool, spares := waiting(memory.New(1 << 30))
@@ -70,16 +74,16 @@ func TestChunkKeepsAllOfAnEvent(t *testing.T) {
 				copies--
 				got := clone(&d.Record)
 				got.Topic = ""
-				if !d.Time.Equal(test.r.Time) || d.Time.IsZero() != test.r.Time.IsZero() || !d.CommittedAt.Equal(test.r.CommittedAt) {
-					t.Errorf("times %s and %s, want %s and %s", d.Time, d.CommittedAt, test.r.Time, test.r.CommittedAt)
+				if !d.Timestamp.Equal(test.r.Timestamp) || d.Timestamp.IsZero() != test.r.Timestamp.IsZero() || !d.CommittedAt.Equal(test.r.CommittedAt) {
+					t.Errorf("times %s and %s, want %s and %s", d.Timestamp, d.CommittedAt, test.r.Timestamp, test.r.CommittedAt)
 				}
-				if got.Time, got.CommittedAt = want.Time, want.CommittedAt; !reflect.DeepEqual(got, want) {
+				if got.Timestamp, got.CommittedAt = want.Timestamp, want.CommittedAt; !reflect.DeepEqual(got, want) {
 					t.Errorf("%+v\nwant\n%+v", got, want)
 				}
-				if d.Topic != "orders" || d.topic != p.topic || d.count != 600 || d.place != 7 || d.Receipt != Receipt(w) || d.Memory != Memory(c) || d.record.Context != d {
+				if d.Topic != "orders" || d.topic != p.topic || d.count != 600 || d.place != 7 || d.Receipt != Receipt(w) || d.Memory != Memory(c) || d.Record.Context != d {
 					t.Errorf("the delivery is not that of the event: %+v", d)
 				}
-				if d.size != wireSize(&d.record) {
+				if d.size != wireSize(&d.Record.Record) {
 					t.Errorf("size %d", d.size)
 				}
 			})
@@ -92,8 +96,8 @@ func TestChunkKeepsAllOfAnEvent(t *testing.T) {
 
 // clone copies a record, so that it compares equal where nil and empty are told apart.
 func clone(r *record.Record) record.Record {
-	c := record.Record{Key: bytes.Clone(r.Key), Value: bytes.Clone(r.Value), ID: bytes.Clone(r.ID), Partition: r.Partition, Clock: r.Clock,
-		Time: r.Time, Position: r.Position, CommittedAt: r.CommittedAt, Topic: r.Topic}
+	c := record.Record{ID: bytes.Clone(r.ID), Clock: r.Clock, Position: r.Position, CommittedAt: r.CommittedAt,
+		Record: kgo.Record{Topic: r.Topic, Key: bytes.Clone(r.Key), Value: bytes.Clone(r.Value), Partition: r.Partition, Timestamp: r.Timestamp}}
 	for _, h := range r.Headers {
 		c.Headers = append(c.Headers, record.Header{Key: strings.Clone(h.Key), Value: bytes.Clone(h.Value)})
 	}
@@ -127,7 +131,7 @@ func TestChunksAreAccountedFor(t *testing.T) {
 		}
 	}
 	const one = chunkBytes + chunkOverhead
-	d := &Delivery{Record: record.Record{Key: []byte("k"), Value: []byte("v")}}
+	d := &Delivery{Record: record.Record{Record: kgo.Record{Key: []byte("k"), Value: []byte("v")}}}
 	c := pool.get(packed(d))
 	large := pool.get(100_000)
 	check("two are out", one+100_000+chunkOverhead, 0)

@@ -101,7 +101,7 @@ type witness struct {
 // format leaves it.
 func (d *Delivery) fill(n int, value []byte) {
 	d.Position = event.Position{CommitLSN: 0x100, Number: uint32(n)}
-	d.CommittedAt, d.Time, d.Record.Value = committedAt, committedAt, value
+	d.CommittedAt, d.Timestamp, d.Record.Value = committedAt, committedAt, value
 }
 
 func (w *witness) Acknowledge() { w.acknowledged.Add(1) }

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"outboxd/internal/record"
 )
 
@@ -18,20 +16,23 @@ import (
 //
 // It is a context.Context so that it can travel with the client's record: that
 // leads the acknowledgement back here without a closure or a map entry a record.
+//
+// In a backlog each is out of the processor's caches when it is needed again: its size is
+// time. (A fifth more of it cost a tenth of all.)
 type Delivery struct {
 	context.Context
 
-	record.Record
+	slab  *slab
+	topic *topic
 	// Receipt is told once, when Kafka has acknowledged the event with acks=all.
 	Receipt Receipt
 	// Memory is released once, when the record's bytes are no longer needed.
 	Memory Memory
 
-	record kgo.Record
+	record.Record
+
 	// charged is what Memory was told that the record takes beside the event.
 	charged int
-	slab    *slab
-	topic   *topic
 	size    int // see wireSize
 	// place is the partition that its key has among count, if count is not 0.
 	count, place int32
@@ -64,7 +65,7 @@ const (
 // charge accounts for the memory of what was made of the event, and of what the client
 // makes of a large value.
 func (d *Delivery) charge() {
-	if d.charged = d.Made() + wired(d.record.Value); d.charged > 0 {
+	if d.charged = d.Made() + wired(d.Record.Value); d.charged > 0 {
 		d.Memory.Charge(d.charged)
 	}
 }
@@ -77,25 +78,12 @@ func wired(value []byte) int {
 	return wireCopies * len(value)
 }
 
-// makeRecord makes the client's record of what the delivery says.
-func (d *Delivery) makeRecord() {
-	d.record = kgo.Record{
-		Topic:     d.Topic,
-		Key:       d.Key,
-		Value:     d.Record.Value,
-		Headers:   d.Headers,
-		Timestamp: d.Time,
-		Context:   d,
-	}
-	d.size = wireSize(&d.record)
-}
-
 // recycle makes the delivery ready for its next use. It keeps nothing of the event.
 func (d *Delivery) recycle() {
 	d.Receipt, d.Memory = nil, nil
 	d.topic, d.unchecked, d.count = nil, false, 0
+	d.charged = 0
 	d.Reset()
-	d.record, d.charged = kgo.Record{}, 0
 }
 
 // Budget accounts for the memory of deliveries, those in use and those that are kept
@@ -158,7 +146,8 @@ type slab struct {
 const (
 	slabSize = 64
 	// slabBytes is what a slab takes together with what the client keeps of its
-	// records. Measured with a broker that does not answer: 950 bytes a record.
+	// records. Measured with a broker that does not answer: 740 bytes a record with
+	// six headers, 940 with eleven.
 	slabBytes = slabSize * 950
 )
 
@@ -189,6 +178,7 @@ func (s *spares) take(ctx context.Context) {
 		for i := range b.deliveries {
 			d := &b.deliveries[i]
 			d.Context, d.Partition, d.slab = ctx, record.ByKey, b
+			d.Record.Context = d
 			d.Headers = headers[i*s.most : i*s.most : (i+1)*s.most]
 		}
 	}

@@ -59,7 +59,7 @@ func TestEveryEventIsAcknowledgedOnce(t *testing.T) {
 	}
 	// Deliveries are used again, and carry nothing over.
 	d := k.Next()
-	if d.Receipt != nil || d.Memory != nil || d.Key != nil || d.Topic != "" && d.record.Value != nil {
+	if d.Receipt != nil || d.Memory != nil || d.Key != nil || d.Topic != "" && d.Record.Value != nil {
 		t.Errorf("a used delivery comes back with %+v", d)
 	}
 }

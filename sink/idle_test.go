@@ -122,7 +122,7 @@ func TestEventThatWasNotTakenLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := s.k.Next()
-	if d.Key != nil || len(d.Headers) != 0 || d.Receipt != nil || d.record.Value != nil {
+	if d.Key != nil || len(d.Headers) != 0 || d.Receipt != nil || d.Record.Value != nil {
 		t.Errorf("the next delivery is %+v", d)
 	}
 	s.k.Return()

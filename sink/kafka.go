@@ -304,7 +304,7 @@ func (k *Kafka) prepare(d *Delivery) (err error) {
 	if d.topic, err = k.topicOf(d.Topic); err != nil {
 		return err
 	}
-	d.makeRecord()
+	d.size = wireSize(&d.Record.Record)
 	if err := k.admit(d.topic, d); err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (l *limit) timed(d *Delivery) bool {
 // broker would refuse the whole batch, without saying which of its records is to
 // blame. A commit in the future is not refused: the clocks may be set right.
 func (k *Kafka) checkTime(l *limit, d *Delivery) error {
-	r := &d.record
+	r := &d.Record.Record
 	ahead := r.Timestamp.UnixMilli() - time.Now().UnixMilli()
 	switch column := d.Clock == record.BusinessTime; {
 	case column && ahead > l.after:
@@ -103,7 +103,7 @@ func (k *Kafka) checkRetention(l *limit, d *Delivery) {
 	if l.retention == unlimited || d.Clock == record.SendTime {
 		return
 	}
-	age := time.Since(d.record.Timestamp)
+	age := time.Since(d.Record.Timestamp)
 	if age.Milliseconds() <= l.retention {
 		return
 	}
@@ -236,7 +236,7 @@ func (k *Kafka) compressed(d *Delivery, limit int) (fits bool, err error) {
 		return false, nil
 	}
 	err = k.Await(func() {
-		r := &d.record
+		r := &d.Record.Record
 		var encoded, out bytes.Buffer
 		encoded.Grow(d.size)
 		encoded.Write(r.Key)

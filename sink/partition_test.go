@@ -219,13 +219,13 @@ func TestPartitionOfWhatWaited(t *testing.T) {
 	}{{count: 3, place: 2, want: true}, {count: 4, place: 2}, {count: 0, place: 2}} {
 		learned := 0
 		p := partitioner{kgo.StickyKeyPartitioner(nil), func(_ *topic, n int) { learned = n }, nil}.ForTopic(testTopic)
-		d := &Delivery{Record: record.Record{Topic: testTopic, Key: []byte("order-1"), Partition: record.ByKey}, count: test.count, place: test.place}
-		d.makeRecord()
-		byKey := kgo.StickyKeyPartitioner(nil).ForTopic(testTopic).Partition(&d.record, 3)
+		d := &Delivery{Record: record.Record{Record: kgo.Record{Topic: testTopic, Key: []byte("order-1"), Partition: record.ByKey}}, count: test.count, place: test.place}
+		d.Record.Context = d
+		byKey := kgo.StickyKeyPartitioner(nil).ForTopic(testTopic).Partition(&d.Record.Record, 3)
 		if byKey == 2 {
 			t.Fatal("the key has the partition of the test")
 		}
-		if got := p.Partition(&d.record, 3); (got == 2) != test.want || got != 2 && got != byKey {
+		if got := p.Partition(&d.Record.Record, 3); (got == 2) != test.want || got != 2 && got != byKey {
 			t.Errorf("partition %d of 3 for one that waited for %d of %d", got, test.place, test.count)
 		}
 		if (learned == 3) == test.want {

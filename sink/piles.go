@@ -117,7 +117,7 @@ func (b *backlog) pileOf(d *Delivery) *pile {
 	case d.Key == nil:
 		return nil
 	}
-	return &t.piles[byKey.Partition(&d.record, int(count))]
+	return &t.piles[byKey.Partition(&d.Record.Record, int(count))]
 }
 
 // byKey is where every client of Kafka sends a record that has a key.

@@ -61,7 +61,7 @@ func (p *piling) sendValue(partition int32, lateness time.Duration, value []byte
 	d.Topic, d.topic, d.Partition, d.Key = testTopic, p.topic, partition, []byte("k")
 	w := new(witness)
 	d.Receipt, d.Memory = w, w
-	d.makeRecord()
+	d.size = wireSize(&d.Record.Record)
 	p.b.send(d)
 }
 

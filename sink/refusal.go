@@ -29,7 +29,7 @@ func (k *Kafka) fail(d *Delivery, err error) {
 	}
 	err = fmt.Errorf("deliver event id %s at position %s to topic %q: %w", decoder.Excerpt(d.ID), d.Position, d.Topic, k.explain(err))
 	if errors.Is(err, kerr.InvalidTimestamp) {
-		err = fmt.Errorf("%w; %s", err, timeRefused(&d.record))
+		err = fmt.Errorf("%w; %s", err, timeRefused(&d.Record.Record))
 	}
 	switch k.judge(d, err) {
 	case recordRefused:
@@ -102,7 +102,7 @@ func (k *Kafka) judge(d *Delivery, err error) verdict {
 		// before it sends, and names the limit, if that is told. It asks once more where
 		// this one had no answer.
 		k.learned.change(t.name, func(l *lesson) { l.careful = true })
-		if source == told || source == assumed && !t.careful || d.Clock != record.BusinessTime && d.record.Timestamp.After(time.Now()) {
+		if source == told || source == assumed && !t.careful || d.Clock != record.BusinessTime && d.Record.Timestamp.After(time.Now()) {
 			return mayPass
 		}
 	case errors.Is(err, kerr.InvalidRecord):

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"outboxd/internal/record"
 )
 
@@ -16,8 +14,8 @@ func TestTimeRefusedNamesItsKey(t *testing.T) {
 	for clock, column := range map[record.Clock]bool{record.BusinessTime: true, record.CommitTime: false} {
 		for _, off := range []time.Duration{72 * time.Hour, -72 * time.Hour} {
 			d := &Delivery{Record: record.Record{Clock: clock}}
-			d.record = kgo.Record{Context: d, Timestamp: time.Now().Add(off)}
-			text := timeRefused(&d.record)
+			d.Record.Context, d.Timestamp = d, time.Now().Add(off)
+			text := timeRefused(&d.Record.Record)
 			if strings.Contains(text, "outbox.columns.timestamp") != column || !strings.Contains(text, "72h0m0s") {
 				t.Errorf("clock %d, %s: %s", clock, off, text)
 			}

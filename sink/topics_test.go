@@ -442,7 +442,7 @@ func (s *sender) at(clock record.Clock, committed, at time.Time) error {
 	w := &witness{}
 	d := s.k.Next()
 	d.fill(1, []byte("{}"))
-	d.ID, d.Position, d.CommittedAt, d.Time, d.Clock = []byte("8f3a"), event.Position{CommitLSN: 0x1507C60, Number: 1}, committed, at, clock
+	d.ID, d.Position, d.CommittedAt, d.Timestamp, d.Clock = []byte("8f3a"), event.Position{CommitLSN: 0x1507C60, Number: 1}, committed, at, clock
 	d.Topic, d.Key = testTopic, []byte("k")
 	d.Receipt, d.Memory = w, w
 	if err := s.k.Send(d); err != nil {

@@ -110,7 +110,7 @@ func TestAcknowledgementAllocatesNothing(t *testing.T) {
 				}
 				k.inFlight.Add(1)
 				k.spares.busy() // as Send does
-				k.finished(&d.record, nil)
+				k.finished(&d.Record.Record, nil)
 			}); n != 0 {
 				t.Errorf("%v allocations for each event", n)
 			}

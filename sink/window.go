@@ -10,13 +10,13 @@ import (
 func (k *Kafka) produce(d *Delivery) {
 	t := d.topic
 	if t.open.Load() && !d.unchecked {
-		k.client.Produce(k.sending, &d.record, k.finish)
+		k.client.Produce(k.sending, &d.Record.Record, k.finish)
 		return
 	}
 	t.mu.Lock()
 	if t.open.Load() && !d.unchecked {
 		t.mu.Unlock()
-		k.client.Produce(k.sending, &d.record, k.finish)
+		k.client.Produce(k.sending, &d.Record.Record, k.finish)
 		return
 	}
 	t.queue = append(t.queue, d)
@@ -52,7 +52,7 @@ func (k *Kafka) release(t *topic) {
 			t.out += d.size
 			t.suspectOut = suspect
 		}
-		k.client.Produce(k.sending, &d.record, k.finish)
+		k.client.Produce(k.sending, &d.Record.Record, k.finish)
 		k.held.Add(-1)
 	}
 	if t.queue = append(t.queue[:0], t.queue[n:]...); len(t.queue) == 0 {

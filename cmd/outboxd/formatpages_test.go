@@ -361,7 +361,7 @@ func shownRecord(r *record.Record) string {
 	if r.Clock == record.SendTime {
 		fmt.Fprintf(&b, "timestamp: of sending\n")
 	} else {
-		fmt.Fprintf(&b, "timestamp: %s\n", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"))
+		fmt.Fprintf(&b, "timestamp: %s\n", r.Timestamp.UTC().Format("2006-01-02T15:04:05.000Z"))
 	}
 	if r.Key == nil {
 		fmt.Fprintf(&b, "no key\n")

@@ -454,7 +454,7 @@ func TestBackfillIsRefusedLate(t *testing.T) {
 			at := decoder.Position{CommitLSN: 0x1507C60, Number: 7}
 			d := k.Next()
 			d.ID, d.Position, d.Topic, d.Key, d.Record.Value = []byte("7"), at, "t", []byte("k"), []byte("{}")
-			d.Time = time.Now()
+			d.Timestamp = time.Now()
 			d.Receipt, d.Memory = unheard{}, unheard{}
 			if err := k.Send(d); err != nil {
 				t.Fatal(err)

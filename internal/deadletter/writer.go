@@ -134,7 +134,7 @@ func (w *Writer) Write(ev *decoder.Event, row decoder.Row, cause error, source S
 	encoded := l.Encode(form)
 	r.Topic, r.Key, r.Partition, r.Headers = encoded.Topic, encoded.Key, record.ByKey, encoded.Headers
 	r.Buffer = encoded.Value
-	r.Value, r.Time, r.Clock = r.Buffer, encoded.Timestamp, record.SendTime
+	r.Value, r.Timestamp, r.Clock = r.Buffer, encoded.Timestamp, record.SendTime
 	r.ID, r.Position, r.CommittedAt = ev.Values[decoder.ID], ev.Position, ev.CommittedAt
 	first := w.counted.add(ev.Position)
 	if first {

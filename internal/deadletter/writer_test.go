@@ -10,6 +10,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/decoder"
 	"outboxd/internal/poison"
 	"outboxd/internal/record"
@@ -27,7 +29,7 @@ func TestWrite(t *testing.T) {
 	w := NewWriter(Options{Topic: testTopic, Always: true, Count: 1, Within: time.Minute, Log: zerolog.New(&log), OnLetter: func(k poison.Kind) { told++ }})
 	cause := poison.TooLarge.Mark(errors.New("large"))
 	for attempt, want := range []int{100_000, 60_000, 30_000, smallest, smallest} {
-		r := &record.Record{Topic: "orders", Key: []byte("k"), Partition: 3, Headers: []record.Header{{Key: "id", Value: []byte("13")}}}
+		r := &record.Record{Record: kgo.Record{Topic: "orders", Key: []byte("k"), Partition: 3, Headers: []record.Header{{Key: "id", Value: []byte("13")}}}}
 		// Once more the same event: it is neither counted nor logged again.
 		if err := w.Write(ev, row, cause, source, attempt, 60_000, r); err != nil {
 			t.Fatal(err)

@@ -252,7 +252,7 @@ func (e *Encoder) encode(ev *Event, r *record.Record) (err error) {
 		return err
 	}
 	r.Clock = e.o.Clock
-	r.Time, err = timestamp(ev, e.o.Clock)
+	r.Timestamp, err = timestamp(ev, e.o.Clock)
 	return err
 }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/decoder"
 	"outboxd/internal/format"
 	"outboxd/internal/format/cloudevents"
@@ -61,7 +63,7 @@ func TestNotUTF8(t *testing.T) {
 		}
 		formattest.Says(t, err, test.says, "UTF-8")
 	}
-	r := &record.Record{Key: []byte(bad)}
+	r := &record.Record{Record: kgo.Record{Key: []byte(bad)}}
 	err := format.New(format.Options{Format: cloudevents.Format{}}).Encode(formattest.Full(), r)
 	formattest.Says(t, err, "route.key", "UTF-8")
 	// Bytes are bytes, and raw says nothing about them.

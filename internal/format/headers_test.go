@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/decoder"
 	"outboxd/internal/format"
 	"outboxd/internal/format/cloudevents"
@@ -67,7 +69,7 @@ func TestPlainHeaders(t *testing.T) {
 }
 
 func TestNoHeaders(t *testing.T) {
-	m := record.Record{Headers: []record.Header{{Key: "left from before"}}}
+	m := record.Record{Record: kgo.Record{Headers: []record.Header{{Key: "left from before"}}}}
 	o := format.Options{}
 	o.Headers = format.None
 	if err := encode(opened(o), formattest.Named(), &m); err != nil || len(m.Headers) != 0 {

@@ -71,13 +71,13 @@ func TestRecordTime(t *testing.T) {
 		{record.BusinessTime, at(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)},
 		{record.BusinessTime, formattest.Full(formattest.Null(decoder.Timestamp)), formattest.CommittedAt},
 	} {
-		if r, err := formattest.Encode(format.Options{Clock: test.clock}, format.Outbox{}, test.event); err != nil || !r.Time.Equal(test.want) || r.Clock != test.clock {
-			t.Errorf("%d: %s, %v; want %s", test.clock, r.Time, err, test.want)
+		if r, err := formattest.Encode(format.Options{Clock: test.clock}, format.Outbox{}, test.event); err != nil || !r.Timestamp.Equal(test.want) || r.Clock != test.clock {
+			t.Errorf("%d: %s, %v; want %s", test.clock, r.Timestamp, err, test.want)
 		}
 	}
 	before := time.Now()
-	if r, err := formattest.Encode(format.Options{Clock: record.SendTime}, format.Outbox{}, at(business)); err != nil || r.Time.Before(before) || r.Time.After(time.Now()) {
-		t.Errorf("now: %s, %v", r.Time, err)
+	if r, err := formattest.Encode(format.Options{Clock: record.SendTime}, format.Outbox{}, at(business)); err != nil || r.Timestamp.Before(before) || r.Timestamp.After(time.Now()) {
+		t.Errorf("now: %s, %v", r.Timestamp, err)
 	}
 	// To Kafka, -1 ms is a record without a time.
 	for _, early := range []time.Time{time.UnixMilli(-1), time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)} {

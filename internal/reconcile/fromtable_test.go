@@ -50,8 +50,8 @@ func TestRecordOfEventFromTable(t *testing.T) {
 			if strings.Contains(string(made.Value), `"time"`) != (name == "cloudevents" && !r.at.IsZero()) {
 				t.Errorf("%s: %s", name, made.Value)
 			}
-			if r.at.IsZero() && (made.Time.Before(before) || made.Time.After(time.Now())) || !r.at.IsZero() && !made.Time.Equal(r.at) {
-				t.Errorf("%s: time %s, business time %s", name, made.Time, r.at)
+			if r.at.IsZero() && (made.Timestamp.Before(before) || made.Timestamp.After(time.Now())) || !r.at.IsZero() && !made.Timestamp.Equal(r.at) {
+				t.Errorf("%s: time %s, business time %s", name, made.Timestamp, r.at)
 			}
 			r.at = begin
 		}

@@ -19,24 +19,19 @@ var ErrUndeliverable = errors.New("event cannot be delivered")
 // views of the event's memory, or of the record's own. It belongs to one goroutine at
 // a time.
 type Record struct {
-	// Topic is empty for an event that a rule discards.
-	Topic string
-	// Key is nil for a record without a key. Kafka's clients choose the
-	// partition by murmur2 of a key that is not nil, even of an empty one.
-	Key []byte
-	// Partition is the partition that the event names, ByKey when none.
-	Partition int32
-	// Clock says where Time is from.
-	Clock Clock
-	// Value is nil for a tombstone.
-	Value   []byte
-	Headers []Header
-	Time    time.Time // its timestamp
+	// Record is the client's. Its Topic is empty for an event that a rule discards.
+	// Its Key is nil for a record without a key: Kafka's clients choose the partition by
+	// murmur2 of a key that is not nil, even of an empty one. Its Value is nil for a
+	// tombstone. Its Partition is the one that the event names, ByKey when none, until
+	// the client has chosen one.
+	kgo.Record
 
 	// ID, Position and CommittedAt are those of the event.
 	ID          []byte
 	Position    event.Position
 	CommittedAt time.Time
+	// Clock says where Timestamp is from.
+	Clock Clock
 
 	// Buffer is where a format encodes a value that is not the payload itself, Scratch
 	// where it appends converted texts of the key and of headers, and the payload without
@@ -74,7 +69,7 @@ const (
 // they would keep the event's memory. The memory of its own is kept while it is small.
 func (r *Record) Reset() {
 	clear(r.Headers)
-	r.Key, r.Value, r.ID, r.Partition, r.Headers = nil, nil, nil, ByKey, r.Headers[:0]
+	r.Topic, r.Key, r.Value, r.ID, r.Partition, r.Headers = "", nil, nil, nil, ByKey, r.Headers[:0]
 	r.Buffer, r.Scratch = emptied(r.Buffer), emptied(r.Scratch)
 }
 

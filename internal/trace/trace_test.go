@@ -20,6 +20,8 @@ import (
 	otlp "go.opentelemetry.io/proto/slim/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/internal/event"
 	"outboxd/internal/leak"
 	"outboxd/internal/record"
@@ -36,8 +38,8 @@ func TestMain(m *testing.M) {
 // sampledRecord is a record with all that a span may say.
 func sampledRecord() *record.Record {
 	r := &record.Record{
-		Topic: "orders", Key: []byte("order-1"), Value: []byte("{}"),
-		ID: []byte("8f3a"), Position: event.Position{CommitLSN: 0x1507C60, Number: 2}, CommittedAt: committed,
+		Record: kgo.Record{Topic: "orders", Key: []byte("order-1"), Value: []byte("{}")},
+		ID:     []byte("8f3a"), Position: event.Position{CommitLSN: 0x1507C60, Number: 2}, CommittedAt: committed,
 	}
 	r.AddHeader("id", r.ID)
 	r.AddHeader("traceparent", []byte(sampledParent))

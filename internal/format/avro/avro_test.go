@@ -16,6 +16,8 @@ import (
 	"github.com/hamba/avro/v2"
 	"github.com/rs/zerolog"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"outboxd/decoder"
 	"outboxd/internal/format"
 	"outboxd/internal/format/formattest"
@@ -139,7 +141,7 @@ func BenchmarkAvroEnvelope(b *testing.B) {
 
 func envelopeValue(t testing.TB) (*format.Encoder, *decoder.Event, *record.Record) {
 	r := newFakeRegistry(t)
-	return format.New(format.Options{Format: r.encoder(t, nil)}), fullEvent().Event, &record.Record{Topic: "orders"}
+	return format.New(format.Options{Format: r.encoder(t, nil)}), fullEvent().Event, &record.Record{Record: kgo.Record{Topic: "orders"}}
 }
 
 // fakeRegistry answers as a registry does, or as it is told. The real one is in
@@ -315,7 +317,7 @@ func TestRegistryAnswers(t *testing.T) {
 				o.Username, o.Password = "app", "hush-hush"
 				o.OnAnswer = func() { answered++ }
 			})
-			v, d := format.New(format.Options{Format: a}), &record.Record{Topic: "orders"}
+			v, d := format.New(format.Options{Format: a}), &record.Record{Record: kgo.Record{Topic: "orders"}}
 			err := v.Encode(fullEvent().Event, d)
 			var passing *format.RegistryError
 			if passes := errors.As(err, &passing); passes != test.passes || errors.Is(err, format.ErrSchemaRefused) == passes || errors.Is(err, record.ErrUndeliverable) {
@@ -481,7 +483,7 @@ func BenchmarkAvroPayload(b *testing.B) {
 	e := format.New(format.Options{Format: r.encoder(b, func(o *Options) { o.BySchema = true })})
 	ev := fullEvent().Event
 	ev.Values[decoder.Payload] = []byte(`{"id": "order-1009", "total": 123456, "at": "2026-07-31T12:00:00Z", "lines": [` + strings.Repeat(`{"sku": "abcdef", "n": 2}, `, 8) + `{"sku": "x"}]}`)
-	benchmarkEncode(b, e, ev, &record.Record{Topic: "orders"})
+	benchmarkEncode(b, e, ev, &record.Record{Record: kgo.Record{Topic: "orders"}})
 }
 
 func benchmarkEncode(b *testing.B, e *format.Encoder, ev *decoder.Event, r *record.Record) {
@@ -502,7 +504,7 @@ func TestWaitThatGoesWrong(t *testing.T) {
 	lost := errors.New("connection lost")
 	e := format.New(format.Options{Format: r.encoder(t, nil)})
 	e.Open(format.Outbox{Await: func(f func()) error { f(); return lost }})
-	d := &record.Record{Topic: "orders"}
+	d := &record.Record{Record: kgo.Record{Topic: "orders"}}
 	if err := e.Encode(fullEvent().Event, d); !errors.Is(err, lost) || errors.Is(err, record.ErrUndeliverable) {
 		t.Errorf("%v", err)
 	}
