@@ -183,7 +183,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
 		kgo.Dialer(k.dial(o.Dial, o.tls())),
-		kgo.WithHooks(&k.throttles),
+		kgo.WithHooks(&k.throttles, answers{k.learned}),
 	)
 	opts = append(opts, retries(&k.progress)...)
 	if !o.CreateTopics.Enabled {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"sync"
+	"sync/atomic"
 )
 
 // Learned is what sinks of one run hand on to those that follow on them: what a
@@ -11,6 +12,9 @@ type Learned struct {
 	topics map[string]lesson
 
 	manyWarned, throttleSaid sync.Once
+
+	// answered: a broker has answered a request, as it is configured.
+	answered atomic.Bool
 }
 
 // lesson is what is known of a topic before its first record. The zero value is that

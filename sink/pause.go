@@ -106,7 +106,8 @@ func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dial
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// guarded is a broker's connection that a sink which was paused does not write to.
+// guarded is a broker's connection that a sink which was paused does not write to. See
+// errHungUp for what it reads.
 type guarded struct {
 	net.Conn
 	k *Kafka
