@@ -62,7 +62,7 @@ func bare(args []string) error {
 			kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(1_048_588), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 			kgo.MaxBufferedRecords(bareEvents/bareOverhead), kgo.MaxBufferedBytes(bareEvents),
 			// As outboxd's, see sink/leaders.go: it waits no longer for a new leader.
-			kgo.MetadataMinAge(100*time.Millisecond), kgo.RequestRetries(300), kgo.UnknownTopicRetries(-1),
+			kgo.MetadataMinAge(100*time.Millisecond), kgo.RequestRetries(300), kgo.UnknownTopicRetries(-1), kgo.AlwaysRetryEOF(),
 			kgo.RetryBackoffFn(func(tries int) time.Duration { return min(25*time.Millisecond<<min(tries-1, 3), 200*time.Millisecond) }))
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ const leadersPartitions = 12
 type phase struct {
 	name     string
 	from, to time.Time
-	metadata int64 // requests
+	asked    asked
 }
 
 // outage is what a phase was for the partitions of a topic.
@@ -27,12 +27,12 @@ type outage struct {
 	// from its new leader to the first delivery.
 	longest, late time.Duration
 	others        time.Duration // the longest without delivery to one of the others
-	metadata      int64
+	asked         asked
 }
 
 func (o outage) line(name string) string {
-	return fmt.Sprintf("%s: %d partitions, %d ms without delivery, %d ms after the new leader; others %d ms; %d requests for metadata",
-		name, o.partitions, o.longest.Milliseconds(), o.late.Milliseconds(), o.others.Milliseconds(), o.metadata)
+	return fmt.Sprintf("%s: %d partitions, %d ms without delivery, %d ms after the new leader; others %d ms; %d requests for metadata, %d connections refused",
+		name, o.partitions, o.longest.Milliseconds(), o.late.Milliseconds(), o.others.Milliseconds(), o.asked.metadata, o.asked.refused)
 }
 
 // leaders measures the longest time without delivery while leaders change.
@@ -66,7 +66,7 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 	if err != nil {
 		return err
 	}
-	b.printf("\n| contestant | what happened | without delivery, median (most) | after the new leader, median (most) | other partitions (most) | metadata requests |\n|---|---|---|---|---|---|\n")
+	b.printf("\n| contestant | what happened | without delivery, median (most) | after the new leader, median (most) | other partitions (most) | metadata requests | connections refused |\n|---|---|---|---|---|---|---|\n")
 	for i, c := range contestants {
 		for p, phase := range phases {
 			of := func(f func(outage) time.Duration) (values []time.Duration) {
@@ -77,9 +77,12 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 			}
 			longest, late := of(func(o outage) time.Duration { return o.longest }), of(func(o outage) time.Duration { return o.late })
 			others := of(func(o outage) time.Duration { return o.others })
-			requests := of(func(o outage) time.Duration { return time.Duration(o.metadata) })
-			b.printf("| %s | %s | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms | %d |\n", c.name, phase.name, ms(median(longest)), ms(slices.Max(longest)),
-				ms(median(late)), ms(slices.Max(late)), ms(slices.Max(others)), int64(median(requests)))
+			var requests, refused []int64
+			for _, r := range results[i] {
+				requests, refused = append(requests, r[p].asked.metadata), append(refused, r[p].asked.refused)
+			}
+			b.printf("| %s | %s | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms | %d | %d |\n", c.name, phase.name, ms(median(longest)), ms(slices.Max(longest)),
+				ms(median(late)), ms(slices.Max(late)), ms(slices.Max(others)), median(requests), median(refused))
 		}
 	}
 	return nil
@@ -89,13 +92,14 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 // between brokers that are well.
 func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err error) {
 	during := func(name string, f func() error) error {
-		p := phase{name: name, from: time.Now(), metadata: -s.metadata.Load()}
+		p := phase{name: name, from: time.Now()}
+		before := s.asked.count()
 		if err := f(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		time.Sleep(3 * time.Second)
 		p.to = time.Now()
-		p.metadata += s.metadata.Load()
+		p.asked = s.asked.since(before)
 		phases = append(phases, p)
 		return nil
 	}
@@ -166,7 +170,7 @@ func (s *steadyRun) until(ctx context.Context, ready func(kadm.PartitionDetail) 
 
 // outageOf looks at the records that were delivered in a phase, and the last ones before.
 func outageOf(p phase, changes []led, records []appended) (o outage) {
-	o.metadata = p.metadata
+	o.asked = p.asked
 	elected := make(map[int32]time.Time) // by partition, the last time in the phase
 	for _, c := range changes {
 		if c.leader >= 0 && c.at.After(p.from) && c.at.Before(p.to) {

@@ -17,7 +17,7 @@ const (
 type recovery struct {
 	first    time.Duration // from Kafka's return to the first record
 	caughtUp time.Duration // to the last record that was late
-	metadata int64         // requests, and connections refused, while Kafka was away
+	asked    asked         // while Kafka was away
 }
 
 // stalls measures from Kafka's return to the first event and to being caught up.
@@ -39,14 +39,15 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 	contestants := s.who(b)
 	for _, way := range ways {
 		results, err := inTurns(b, contestants, func(c contestant, _, _ int) (r recovery, line string, err error) {
-			var gone, asked time.Time
+			var gone, returned time.Time
 			run, records, err := b.steady(ctx, f, c, partitions, func(ctx context.Context, _ *steadyRun) error {
-				gone, r.metadata = time.Now(), -f.metadata.Load()
+				gone = time.Now()
+				before := f.asked.count()
 				if err := way.away(ctx); err != nil {
 					return err
 				}
 				time.Sleep(stallTime)
-				asked, r.metadata = time.Now(), r.metadata+f.metadata.Load()
+				returned, r.asked = time.Now(), f.asked.since(before)
 				if err := way.return_(ctx); err != nil {
 					return err
 				}
@@ -56,16 +57,16 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 			if err != nil {
 				return r, "", err
 			}
-			back := asked // a broker that was suspended is back at once
+			back := returned // a broker that was suspended is back at once
 			for _, change := range run.changes {
-				if way.leads && change.leader >= 0 && change.at.After(asked) {
+				if way.leads && change.leader >= 0 && change.at.After(returned) {
 					back = change.at
 					break
 				}
 			}
 			for _, record := range records {
 				// What the broker had read before it was suspended, it writes on its return.
-				if record.at.Before(asked) || record.committed.Before(gone) {
+				if record.at.Before(returned) || record.committed.Before(gone) {
 					continue
 				}
 				since := max(record.at.Sub(back), 0)
@@ -76,19 +77,21 @@ func stalls(ctx context.Context, b *bench, s scenario) error {
 					r.caughtUp = since
 				}
 			}
-			return r, fmt.Sprintf("%s: first record after %d ms, caught up after %d ms; %d requests for metadata or refused connections while it was away", way.name, r.first.Milliseconds(), r.caughtUp.Milliseconds(), r.metadata), nil
+			return r, fmt.Sprintf("%s: first record after %d ms, caught up after %d ms; %d requests for metadata and %d connections refused while it was away",
+				way.name, r.first.Milliseconds(), r.caughtUp.Milliseconds(), r.asked.metadata, r.asked.refused), nil
 		})
 		if err != nil {
 			return err
 		}
-		b.printf("\n| contestant | Kafka was | first record, median | caught up, median | metadata requests, or connections refused, while it was away |\n|---|---|---|---|---|\n")
+		b.printf("\n| contestant | Kafka was | first record, median | caught up, median | metadata requests while it was away | connections refused |\n|---|---|---|---|---|---|\n")
 		for i, c := range contestants {
 			var first, caughtUp []time.Duration
-			var requests []int64
+			var requests, refused []int64
 			for _, r := range results[i] {
-				first, caughtUp, requests = append(first, r.first), append(caughtUp, r.caughtUp), append(requests, r.metadata)
+				first, caughtUp = append(first, r.first), append(caughtUp, r.caughtUp)
+				requests, refused = append(requests, r.asked.metadata), append(refused, r.asked.refused)
 			}
-			b.printf("| %s | %s | %.0f ms | %.0f ms | %d |\n", c.name, way.name, ms(median(first)), ms(median(caughtUp)), median(requests))
+			b.printf("| %s | %s | %.0f ms | %.0f ms | %d | %d |\n", c.name, way.name, ms(median(first)), ms(median(caughtUp)), median(requests), median(refused))
 		}
 		b.printf("\n")
 	}

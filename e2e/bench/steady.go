@@ -33,9 +33,25 @@ func (b *bench) steadies() []contestant {
 // requests.
 type failing struct {
 	*testbed.Kafka
-	admin    *kadm.Client
-	metadata atomic.Int64 // requests for metadata by contestants, and connections refused
-	relays   []net.Listener
+	admin  *kadm.Client
+	asked  questions
+	relays []net.Listener
+}
+
+// questions count what contestants ask of brokers that are away, or no longer lead.
+type questions struct {
+	metadata atomic.Int64 // requests
+	refused  atomic.Int64 // connections
+}
+
+// asked is a count of them.
+type asked struct{ metadata, refused int64 }
+
+func (q *questions) count() asked { return asked{q.metadata.Load(), q.refused.Load()} }
+
+// since returns what was asked after an earlier count.
+func (q *questions) since(before asked) asked {
+	return asked{q.metadata.Load() - before.metadata, q.refused.Load() - before.refused}
 }
 
 func startFailing(ctx context.Context, brokers int) (f *failing, err error) {
@@ -44,6 +60,9 @@ func startFailing(ctx context.Context, brokers int) (f *failing, err error) {
 	o.Brokers = brokers
 	if brokers > 1 {
 		o.JVM = nil // three of the usual size take too much memory
+		// A follower that asks a new leader before that one knows that it leads waits for
+		// this long, 1 s by default, and acks=all with it. What is measured is the client.
+		o.Settings["replica.fetch.backoff.ms"] = "100"
 	}
 	for range brokers {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -90,7 +109,7 @@ func (f *failing) relay(l net.Listener, to string) {
 			defer client.Close()
 			server, err := net.Dial("tcp", to)
 			if err != nil {
-				f.metadata.Add(1) // it would have been the first request
+				f.asked.refused.Add(1)
 				return
 			}
 			defer server.Close()
@@ -112,7 +131,7 @@ func (f *failing) requests(to io.Writer, from io.Reader) error {
 			return err
 		}
 		if int16(binary.BigEndian.Uint16(head[4:])) == int16(kmsg.Metadata) {
-			f.metadata.Add(1)
+			f.asked.metadata.Add(1)
 		}
 		if _, err := to.Write(head[:]); err != nil {
 			return err
