@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +26,7 @@ func TestProxyHangsUpForABroker(t *testing.T) {
 	for i := range 2 * partitions {
 		s.send(testTopic, fmt.Sprint(i), "2")
 	}
-	tried := p.refused.Load() + 100
+	tried := p.refused.Load() + 10
 	until(t, "the client has tried some times", func() bool {
 		select {
 		case <-s.k.Failed():
@@ -34,6 +35,11 @@ func TestProxyHangsUpForABroker(t *testing.T) {
 		}
 		return p.refused.Load() > tried
 	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.k.Diagnose(ctx); err == nil || !strings.Contains(err.Error(), "a proxy whose broker is away, closes connections at once") {
+		t.Errorf("what is said of it: %v", err)
+	}
 	p.away.Store(false)
 	s.delivered()
 	consume(t, c, 2+2*partitions)

@@ -96,7 +96,7 @@ func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dial
 		if err != nil {
 			return nil, err
 		}
-		conn = &guarded{conn, k}
+		conn = &guarded{Conn: conn, k: k}
 		if readTLS == nil {
 			return conn, nil
 		}
@@ -106,16 +106,17 @@ func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dial
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// guarded is a broker's connection that a sink which was paused does not write to. See
-// errHungUp for what it reads.
+// guarded is a broker's connection that a sink which was paused does not write to.
 type guarded struct {
 	net.Conn
-	k *Kafka
+	k        *Kafka
+	answered atomic.Bool // something came
 }
 
 func (g *guarded) Write(b []byte) (int, error) {
 	if err := g.k.paused(); err != nil {
 		return 0, err
 	}
-	return g.Conn.Write(b)
+	n, err := g.Conn.Write(b)
+	return n, g.hungUp(err)
 }
