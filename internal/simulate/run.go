@@ -59,10 +59,9 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 		Rules:  router.Rules{Topic: "{type}", Key: decoder.AggregateID, Partition: decoder.NoField},
 		Sink: sink.Options{Brokers: w.kafka.addresses(), Compression: "none", Log: log,
 			Client: client, Dial: p.dial, Clock: p.clock},
-		// Enough for 100,000 rows of a slow server.
 		// kfake keeps the first time-out of a transactional id, where brokers take the last:
 		// transactions of the stream that are left open last as long.
-		BackfillTimeout: 10 * time.Minute,
+		BackfillTimeout: 2 * time.Minute,
 		ConfirmEvery:    w.o.confirmEvery,
 		RetryMin:        100 * time.Millisecond,
 		RetryMax:        30 * time.Second,
