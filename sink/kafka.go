@@ -68,7 +68,8 @@ type Options struct {
 	// Trace, if set, is asked for each acknowledged event, by the same goroutine, and keeps
 	// nothing of the record. What it returns, if anything, is called where OnAck is.
 	Trace func(r *record.Record, partition int32, offset int64) (end func(acked time.Time))
-	// Learned is shared by the sinks of one run; nil: the sink has its own.
+	// Learned is shared by the sinks of one run, and by its other clients; nil: the sink has
+	// its own, and other clients have none.
 	Learned *Learned
 	// Client adds options of the Kafka client; tests use it.
 	Client []kgo.Opt
@@ -164,7 +165,7 @@ func New(o Options) (*Kafka, error) {
 	k.sending, stopSending = context.WithCancel(k.ctx)
 	k.backlog.byPartition(k.sending, &k.spares, o.ManyPartitions)
 	plaintext := o
-	plaintext.TLS, plaintext.ReadTLS = nil, nil // the dialer below does it
+	plaintext.TLS, plaintext.ReadTLS, plaintext.Learned = nil, nil, k.learned // the dialer below does it
 	opts := append(plaintext.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		compression,
@@ -183,7 +184,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
 		kgo.Dialer(k.dial(o.Dial, o.tls())),
-		kgo.WithHooks(&k.throttles, answers{k.learned}),
+		kgo.WithHooks(&k.throttles),
 	)
 	opts = append(opts, retries(&k.progress)...)
 	if !o.CreateTopics.Enabled {
@@ -216,8 +217,12 @@ func (o *Options) Connection() []kgo.Opt {
 		kgo.BrokerMaxReadBytes(maxAnswerBytes),
 		kgo.FetchMaxBytes(maxAnswerBytes / 2),
 	}
+	connect := rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
+	if o.Learned != nil {
+		connect = o.Learned.listeners.dial(connect)
+		opts = append(opts, kgo.WithHooks(&o.Learned.listeners), kgo.Dialer(connect))
+	}
 	if read := o.tls(); read != nil {
-		connect := rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
 		opts = append(opts, kgo.Dialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := connect(ctx, network, addr)
 			if err != nil {

@@ -2,19 +2,18 @@ package sink
 
 import (
 	"sync"
-	"sync/atomic"
 )
 
-// Learned is what sinks of one run hand on to those that follow on them: what a
-// refusal has taught about a topic. Any goroutine may use it.
+// Learned is what sinks of one run hand on to those that follow on them, and to other clients
+// of the cluster: what a refusal has taught about a topic, and which listeners have answered.
+// Any goroutine may use it.
 type Learned struct {
 	mu     sync.Mutex
 	topics map[string]lesson
 
 	manyWarned, throttleSaid sync.Once
 
-	// answered: a broker has answered a request, as it is configured.
-	answered atomic.Bool
+	listeners listeners
 }
 
 // lesson is what is known of a topic before its first record. The zero value is that

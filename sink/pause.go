@@ -91,12 +91,13 @@ func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dial
 	if connect == nil {
 		connect = rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
 	}
+	connect = k.learned.listeners.dial(connect)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := connect(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		conn = &guarded{Conn: conn, k: k}
+		conn = &guarded{conn, k}
 		if readTLS == nil {
 			return conn, nil
 		}
@@ -109,14 +110,12 @@ type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 // guarded is a broker's connection that a sink which was paused does not write to.
 type guarded struct {
 	net.Conn
-	k        *Kafka
-	answered atomic.Bool // something came
+	k *Kafka
 }
 
 func (g *guarded) Write(b []byte) (int, error) {
 	if err := g.k.paused(); err != nil {
 		return 0, err
 	}
-	n, err := g.Conn.Write(b)
-	return n, g.hungUp(err)
+	return g.Conn.Write(b)
 }

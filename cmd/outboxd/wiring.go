@@ -239,6 +239,7 @@ func rules(cfg *config.Config) (router.Rules, columns) {
 func sinkOptions(cfg *config.Config, log zerolog.Logger) sink.Options {
 	o := sink.Options{
 		Brokers:      cfg.Kafka.Brokers,
+		Learned:      sink.NewLearned(),
 		ClientID:     cfg.Kafka.ClientID,
 		Compression:  cfg.Kafka.Compression,
 		Linger:       cfg.Kafka.Linger,

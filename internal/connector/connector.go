@@ -143,7 +143,9 @@ type Connector struct {
 
 // New returns a connector that is not running.
 func New(o Options) *Connector {
-	o.Sink.OnAck, o.Sink.Learned = o.Status.Acked, sink.NewLearned()
+	if o.Sink.OnAck = o.Status.Acked; o.Sink.Learned == nil {
+		o.Sink.Learned = sink.NewLearned()
+	}
 	o.Source.Shared, o.Source.Waiting = new(replication.Shared), o.Status.Waiting
 	p := &Connector{o: o, log: o.Log, shared: true, open: o.Open, observer: o.Observer, format: format.New(o.Format), memory: replication.NewMemory(o.MemoryLimit)}
 	if p.open == nil {
