@@ -269,7 +269,9 @@ func (w *world) judge(p *process) {
 		if v.refusals == p.refusals && !takenOver {
 			v.broken("%s refuses a position without a reason: %v", p.name, p.err)
 		}
-		w.restarts = append(w.restarts, restart{time.Now().Add(time.Second), true})
+		if !w.stopped {
+			w.restarts = append(w.restarts, restart{time.Now().Add(time.Second), true})
+		}
 	case errors.Is(p.err, connector.ErrUnclean) && p.stopping:
 		v.faults, v.clean = true, 0
 	case errors.Is(p.err, guarantee.ErrTakenOver) && w.started > 1:
