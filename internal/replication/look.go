@@ -124,6 +124,9 @@ func lookStatements(o Options, version int, was uint32, start bool) []string {
 		SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, part.parent <> 'p'
 			FROM part JOIN pg_class c ON c.oid = part.id JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE part.parent <> 'p' OR c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p' ORDER BY 1, 2 LIMIT 5`,
+
+		// What was dropped since it was read has no entries any more: it is the reason.
+		`SELECT EXISTS (SELECT FROM ` + table + ` c), EXISTS (SELECT FROM ` + publication + ` p)`,
 	}
 	if !start {
 		return statements
@@ -193,14 +196,22 @@ func lookFrom(results []*pgconn.Result, start bool) (*look, error) {
 	for _, row := range results[5].Rows {
 		l.parts = append(l.parts, lookPart{QuoteIdent(string(row[0])) + "." + QuoteIdent(string(row[1])), string(row[2]), string(row[3]), truth(row[4])})
 	}
+	for _, row := range results[6].Rows {
+		if !truth(row[0]) {
+			l.table = nil
+		}
+		if !truth(row[1]) {
+			l.publication = nil
+		}
+	}
 	if start {
-		for _, row := range results[6].Rows {
+		for _, row := range results[7].Rows {
 			l.columns = append(l.columns, lookColumn{
 				name: string(row[0]), typ: string(row[1]), generated: string(row[2]), hasDefault: truth(row[5]),
 				attribute: Attribute{NotNull: truth(row[3]), Modifier: r.signed(row[4]), Type: string(row[1])},
 			})
 		}
-		for _, row := range results[7].Rows {
+		for _, row := range results[8].Rows {
 			l.keys = append(l.keys, lookKey{string(row[0]), string(row[1]), string(row[2]), string(row[3])})
 		}
 	}
