@@ -301,6 +301,15 @@ type flaky struct {
 	open    []net.Conn
 }
 
+// listen makes a broker's listener of it.
+func (l *flaky) listen() kfake.Opt {
+	return kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		inner, err := net.Listen(network, address)
+		l.Listener = inner
+		return l, err
+	})
+}
+
 func (l *flaky) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
@@ -332,11 +341,7 @@ func (l *flaky) shutDown() {
 
 func TestBrokerAcceptsAndCloses(t *testing.T) {
 	l := &flaky{}
-	c := broker(t, 1, kfake.ListenFn(func(network, address string) (net.Listener, error) {
-		inner, err := net.Listen(network, address)
-		l.Listener = inner
-		return l, err
-	}))
+	c := broker(t, 1, l.listen())
 	s := &sender{t: t, k: open(t, c)}
 	s.send(testTopic, "k", "0")
 	s.delivered()

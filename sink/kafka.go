@@ -164,9 +164,8 @@ func New(o Options) (*Kafka, error) {
 	var stopSending context.CancelFunc
 	k.sending, stopSending = context.WithCancel(k.ctx)
 	k.backlog.byPartition(k.sending, &k.spares, o.ManyPartitions)
-	plaintext := o
-	plaintext.TLS, plaintext.ReadTLS, plaintext.Learned = nil, nil, k.learned // the dialer below does it
-	opts := append(plaintext.Connection(),
+	o.Learned = k.learned
+	opts := append(o.Connection(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		compression,
 		kgo.ProducerLinger(o.Linger),
@@ -183,7 +182,7 @@ func New(o Options) (*Kafka, error) {
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
-		kgo.Dialer(k.dial(o.Dial, o.tls())),
+		kgo.Dialer(o.dial(func(conn net.Conn) net.Conn { return &guarded{conn, k} })),
 		kgo.WithHooks(&k.throttles),
 	)
 	opts = append(opts, retries(&k.progress)...)
@@ -216,25 +215,43 @@ func (o *Options) Connection() []kgo.Opt {
 		// wants fetches to be smaller.
 		kgo.BrokerMaxReadBytes(maxAnswerBytes),
 		kgo.FetchMaxBytes(maxAnswerBytes / 2),
+		kgo.Dialer(o.dial(nil)),
 	}
-	connect := rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
 	if o.Learned != nil {
-		connect = o.Learned.listeners.dial(connect)
-		opts = append(opts, kgo.WithHooks(&o.Learned.listeners), kgo.Dialer(connect))
-	}
-	if read := o.tls(); read != nil {
-		opts = append(opts, kgo.Dialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := connect(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return tlsdial.Client(ctx, conn, addr, read)
-		}))
+		opts = append(opts, kgo.WithHooks(&o.Learned.listeners))
 	}
 	if o.SASL != nil {
 		opts = append(opts, kgo.SASL(o.SASL))
 	}
 	return opts
+}
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dial returns how to connect to a broker. Below TLS is what guard, if any, makes of the
+// connection.
+func (o *Options) dial(guard func(net.Conn) net.Conn) dialFunc {
+	connect := o.Dial
+	if connect == nil {
+		connect = rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
+	}
+	if o.Learned != nil {
+		connect = o.Learned.listeners.dial(connect)
+	}
+	read := o.tls()
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := connect(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		if guard != nil {
+			conn = guard(conn)
+		}
+		if read == nil {
+			return conn, nil
+		}
+		return tlsdial.Client(ctx, conn, addr, read)
+	}
 }
 
 // maxAnswerBytes bounds one answer of a broker: the metadata of some hundred thousand

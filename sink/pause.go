@@ -1,16 +1,11 @@
 package sink
 
 import (
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
-
-	"outboxd/internal/rawconn"
-	"outboxd/internal/tlsdial"
 )
 
 // ErrPaused fails a sink whose process did not run for too long.
@@ -84,28 +79,6 @@ func (k *Kafka) paused() error {
 	}
 	return err
 }
-
-// dial connects to a broker as the client itself would, but for the check before
-// each write.
-func (k *Kafka) dial(connect dialFunc, readTLS func() (*tls.Config, error)) dialFunc {
-	if connect == nil {
-		connect = rawconn.Dial(&net.Dialer{Timeout: tlsdial.Timeout})
-	}
-	connect = k.learned.listeners.dial(connect)
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := connect(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		conn = &guarded{conn, k}
-		if readTLS == nil {
-			return conn, nil
-		}
-		return tlsdial.Client(ctx, conn, addr, readTLS)
-	}
-}
-
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // guarded is a broker's connection that a sink which was paused does not write to.
 type guarded struct {

@@ -104,7 +104,7 @@ func (p *process) options() (o connector.Options, store *positions.Store, err er
 
 func (p *process) positions(o sink.Options, log zerolog.Logger) (*positions.Store, error) {
 	return positions.New(positions.Options{Topic: positionsTopic, Slot: slotName, Log: log,
-		Client: append(o.Connection(), kgo.DisableClientMetrics(), kgo.Dialer(p.dial))})
+		Client: append(o.Connection(), kgo.DisableClientMetrics())})
 }
 
 func (p *process) dial(ctx context.Context, _, addr string) (net.Conn, error) {
