@@ -248,6 +248,13 @@ func (l *link) done() bool {
 	return l.over && l.calm == nil
 }
 
+// gone reports whether the connection is done, and nothing is on its way to the server.
+func (l *link) gone() bool {
+	l.up.mu.Lock()
+	defer l.up.mu.Unlock()
+	return len(l.up.queue) == 0 && l.done()
+}
+
 // passes waits until the network is not silent, or an end of ctx, or for limit.
 func (l *link) passes(ctx context.Context, limit time.Duration) error {
 	l.mu.Lock()
@@ -299,23 +306,21 @@ func (l *link) loseAnswer() {
 	l.down.change(func() { l.down.onWrite = l.cut })
 }
 
-// abandon is the end of the client's process. arrives says that what it has sent
-// arrives still.
+// abandon is the end of the client's process, which may have closed the connection
+// before. arrives says that what it has sent arrives still: at once, if not late.
 func (l *link) abandon(arrives bool) {
 	l.end()
 	l.down.change(func() { l.down.reset, l.down.queue, l.down.bytes = true, nil, 0 })
 	l.up.change(func() {
-		if l.up.silent && !l.late {
-			arrives = false
-		}
-		if !arrives {
-			l.up.queue, l.up.bytes = nil, 0
-		}
-		now := time.Now()
-		for i := range l.up.queue {
-			l.up.queue[i].due = now
-		}
 		l.up.eof = true
+		switch now := time.Now(); {
+		case !arrives, l.up.silent && !l.late:
+			l.up.queue, l.up.bytes = nil, 0
+		case !l.late:
+			for i := range l.up.queue {
+				l.up.queue[i].due = now
+			}
+		}
 	})
 }
 

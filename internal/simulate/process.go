@@ -85,7 +85,7 @@ func (p *process) add(l *link) error {
 		l.abandon(false)
 		return errRefused
 	}
-	p.links = append(slices.DeleteFunc(p.links, (*link).done), l)
+	p.links = append(slices.DeleteFunc(p.links, (*link).gone), l)
 	if p.silent[l.side()] {
 		l.silence(true)
 	}
@@ -129,11 +129,18 @@ func (p *process) slow(s side, d [2]time.Duration) {
 func (p *process) kill(arrives bool) {
 	p.mu.Lock()
 	p.killed = true
-	links := slices.DeleteFunc(slices.Clone(p.links), (*link).ended)
 	if p.paused != nil {
 		close(p.paused)
 		p.paused = nil
 	}
+	p.mu.Unlock()
+	p.abandon(arrives)
+}
+
+// abandon is the end of what the process has to do with its connections.
+func (p *process) abandon(arrives bool) {
+	p.mu.Lock()
+	links := slices.Clone(p.links)
 	p.mu.Unlock()
 	for _, l := range links {
 		l.abandon(arrives)

@@ -30,7 +30,10 @@ func (w *world) newProcess(name string, accepts bool) *process {
 
 // run is the process's main.
 func (p *process) run(ctx, hurry context.Context) {
-	defer close(p.ended)
+	defer func() {
+		p.abandon(true)
+		close(p.ended)
+	}()
 	o, store, err := p.options()
 	if err != nil {
 		p.err = err
