@@ -51,6 +51,7 @@ type result struct {
 	walsender         time.Duration // CPU of the server process that decodes
 	rss               int64         // bytes
 	broker            time.Duration // CPU of Kafka meanwhile
+	brokerSecondHalf  time.Duration // and in the second half
 	batches           int           // that Kafka has stored
 	reads, segments   int           // of the replication connection, where a reader counts them
 	pause             time.Duration // the longest without progress, after the first record; 0 with many partitions
@@ -261,7 +262,7 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)
-	var half time.Duration
+	var half, halfBroker time.Duration
 	seen, changed := int64(0), time.Now()
 	topics := t.topics()
 	for {
@@ -277,10 +278,10 @@ func (b *bench) arrival(ctx context.Context, t target, started time.Time) (res r
 			res.first = since
 		}
 		if n >= int64(t.events)/2 && half == 0 {
-			half = since
+			half, halfBroker = since, b.brokerCPU()
 		}
 		if n >= int64(t.events) {
-			res.whole, res.secondHalf = since, since-half
+			res.whole, res.secondHalf, res.brokerSecondHalf = since, since-half, b.brokerCPU()-halfBroker
 			return res, nil
 		}
 		if n > seen {

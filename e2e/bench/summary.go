@@ -13,7 +13,8 @@ func (r result) line(events int) string {
 		float64(events)/r.whole.Seconds(), float64(events)/2/r.secondHalf.Seconds(), r.first.Milliseconds(),
 		r.cpu.Seconds()/per, r.walsender.Seconds()/per, r.rss>>20)
 	if r.batches > 0 {
-		line += fmt.Sprintf("  Kafka %5.2f s/M, %4d records a batch", r.broker.Seconds()/per, events/r.batches)
+		line += fmt.Sprintf("  Kafka %5.2f s/M, second half %5.2f, %4d records a batch", r.broker.Seconds()/per,
+			r.brokerSecondHalf.Seconds()/per*2, events/r.batches)
 	}
 	if r.pause > 0 {
 		line += fmt.Sprintf("  longest pause %4d ms", r.pause.Milliseconds())
@@ -33,6 +34,7 @@ type summary struct {
 	first           time.Duration
 	cpu, walsender  float64 // seconds a million events
 	broker          float64 // as well
+	brokerHalf      float64 // of the second half
 	rss             int64   // bytes
 	batch           float64 // records; all of them if no batch was counted
 }
@@ -45,13 +47,14 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 		all = append(all, summary{
 			name: c.name,
 			low:  slices.Min(rates), rate: median(rates), high: slices.Max(rates),
-			half:      median(column(rs, func(r result) float64 { return n / 2 / r.secondHalf.Seconds() })),
-			first:     median(column(rs, func(r result) time.Duration { return r.first })),
-			cpu:       median(column(rs, func(r result) float64 { return r.cpu.Seconds() / n * 1e6 })),
-			walsender: median(column(rs, func(r result) float64 { return r.walsender.Seconds() / n * 1e6 })),
-			broker:    median(column(rs, func(r result) float64 { return r.broker.Seconds() / n * 1e6 })),
-			rss:       median(column(rs, func(r result) int64 { return r.rss })),
-			batch:     median(column(rs, func(r result) float64 { return n / max(float64(r.batches), 1) })),
+			half:       median(column(rs, func(r result) float64 { return n / 2 / r.secondHalf.Seconds() })),
+			first:      median(column(rs, func(r result) time.Duration { return r.first })),
+			cpu:        median(column(rs, func(r result) float64 { return r.cpu.Seconds() / n * 1e6 })),
+			walsender:  median(column(rs, func(r result) float64 { return r.walsender.Seconds() / n * 1e6 })),
+			broker:     median(column(rs, func(r result) float64 { return r.broker.Seconds() / n * 1e6 })),
+			brokerHalf: median(column(rs, func(r result) float64 { return r.brokerSecondHalf.Seconds() / n * 2e6 })),
+			rss:        median(column(rs, func(r result) int64 { return r.rss })),
+			batch:      median(column(rs, func(r result) float64 { return n / max(float64(r.batches), 1) })),
 		})
 	}
 	return all
@@ -60,14 +63,14 @@ func summaries(contestants []contestant, results [][]result, events int) (all []
 // show prints a table, and first how many times faster the first contestant is
 // than each of the others, and draws a plot.
 func (b *bench) show(s scenario, all []summary) error {
-	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | Kafka | records a batch | memory |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	b.printf("\n| ratio | contestant | events/s (min–max) | second half | first record | CPU s a million | walsender | Kafka | second half | records a batch | memory |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, c := range all {
 		ratio := "1"
 		if i > 0 {
 			ratio = fmt.Sprintf("%s is %.2f ×", all[0].name, all[0].rate/c.rate)
 		}
-		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %.2f | %.0f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
-			c.first.Milliseconds(), c.cpu, c.walsender, c.broker, c.batch, c.rss>>20)
+		b.printf("| %s | %s | %.0f (%.0f–%.0f) | %.0f | %d ms | %.2f | %.2f | %.2f | %.2f | %.0f | %d MiB |\n", ratio, c.name, c.rate, c.low, c.high, c.half,
+			c.first.Milliseconds(), c.cpu, c.walsender, c.broker, c.brokerHalf, c.batch, c.rss>>20)
 	}
 	if b.out == "" {
 		return nil
