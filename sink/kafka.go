@@ -67,7 +67,7 @@ type Options struct {
 	OnAck func(topic string, committed, acked time.Time)
 	// Trace, if set, is asked for each acknowledged event, by the same goroutine, and keeps
 	// nothing of the record. What it returns, if anything, is called where OnAck is.
-	Trace func(r *record.Record, partition int32, offset int64) (end func(acked time.Time))
+	Trace func(r *record.Record) (end func(acked time.Time))
 	// Learned is shared by the sinks of one run, and by its other clients; nil: the sink has
 	// its own, and other clients have none.
 	Learned *Learned
@@ -87,7 +87,7 @@ type Kafka struct {
 	create CreateTopics
 	log    zerolog.Logger
 	onAck  func(topic string, committed, acked time.Time)
-	trace  func(*record.Record, int32, int64) func(time.Time)
+	trace  func(*record.Record) func(time.Time)
 	finish func(*kgo.Record, error) // k.finished, bound once
 
 	spares  spares
@@ -358,7 +358,7 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 		k.onAck(d.Topic, d.CommittedAt, now)
 	}
 	if k.trace != nil {
-		k.traced(d, r, now)
+		k.traced(d, now)
 	}
 	receipt, memory, charged := d.Receipt, d.Memory, d.charged
 	put(d)
@@ -374,8 +374,8 @@ func (k *Kafka) finished(r *kgo.Record, err error) {
 }
 
 // traced ends the span of an acknowledged event, or keeps it for the commit.
-func (k *Kafka) traced(d *Delivery, r *kgo.Record, now time.Time) {
-	end := k.trace(&d.Record, r.Partition, r.Offset)
+func (k *Kafka) traced(d *Delivery, now time.Time) {
+	end := k.trace(&d.Record)
 	switch {
 	case end == nil:
 	case k.txn != nil && len(k.txn.spans) < mostSpans:

@@ -19,8 +19,8 @@ type spans struct {
 }
 
 // trace makes a span of each event but those whose value begins with "no".
-func (s *spans) trace(r *record.Record, partition int32, offset int64) func(time.Time) {
-	name := fmt.Sprintf("%s %d/%d %s", r.Topic, partition, offset, r.Value)
+func (s *spans) trace(r *record.Record) func(time.Time) {
+	name := fmt.Sprintf("%s %d/%d %s", r.Topic, r.Partition, r.Offset, r.Value)
 	s.Lock()
 	defer s.Unlock()
 	s.asked = append(s.asked, name)
@@ -90,9 +90,9 @@ func TestSpansOfTransactions(t *testing.T) {
 // What the sink does with an acknowledgement allocates nothing, with tracing off and, as
 // far as it is the sink's, with tracing on.
 func TestAcknowledgementAllocatesNothing(t *testing.T) {
-	for name, trace := range map[string]func(*record.Record, int32, int64) func(time.Time){
+	for name, trace := range map[string]func(*record.Record) func(time.Time){
 		"off": nil,
-		"on":  func(*record.Record, int32, int64) func(time.Time) { return nil },
+		"on":  func(*record.Record) func(time.Time) { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := open(t, broker(t, 1), func(o *Options) {

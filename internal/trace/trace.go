@@ -103,9 +103,9 @@ type span struct {
 	keyed, tombstone  bool
 }
 
-// Sent returns what ends the span of a record that is at this place in Kafka, nil for a
-// record that has none. It keeps nothing of the record.
-func (t *Tracer) Sent(r *record.Record, partition int32, offset int64) (end func(acked time.Time)) {
+// Sent returns what ends the span of a record that has its partition and offset, nil for
+// a record that has none. It keeps nothing of the record.
+func (t *Tracer) Sent(r *record.Record) (end func(acked time.Time)) {
 	if r.CommittedAt.IsZero() {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (t *Tracer) Sent(r *record.Record, partition int32, offset int64) (end func
 	}
 	s := &span{
 		parent: p, id: rand.Uint64(), start: r.CommittedAt,
-		topic: r.Topic, partition: partition, offset: offset, position: r.Position,
+		topic: r.Topic, partition: r.Partition, offset: r.Offset, position: r.Position,
 		tombstone: r.Value == nil,
 	}
 	for s.id == 0 { // which is no id

@@ -155,7 +155,9 @@ func (b *syncBuffer) count(text string) int {
 
 // trace makes one span.
 func (r *running) trace(offset int64) {
-	if end := r.Sent(sampledRecord(), 3, offset); end != nil {
+	sent := sampledRecord()
+	sent.Partition, sent.Offset = 3, offset
+	if end := r.Sent(sent); end != nil {
 		end(committed.Add(250 * time.Millisecond))
 	}
 }
@@ -270,7 +272,7 @@ func TestRecords(t *testing.T) {
 			tracer := New(Options{InValue: test.inValue})
 			r := sampledRecord()
 			test.change(r)
-			end := tracer.Sent(r, 0, 0)
+			end := tracer.Sent(r)
 			if end != nil {
 				// Nothing of the record is kept.
 				for _, b := range [][]byte{r.ID, r.Key, r.Value} {
@@ -302,7 +304,7 @@ func TestRecords(t *testing.T) {
 // The clocks of PostgreSQL's host and this one differ.
 func TestNoSpanEndsBeforeItBegins(t *testing.T) {
 	tracer := New(Options{})
-	tracer.Sent(sampledRecord(), 0, 0)(committed.Add(-time.Second))
+	tracer.Sent(sampledRecord())(committed.Add(-time.Second))
 	if s := tracer.otlp(<-tracer.queue); s.EndTimeUnixNano != s.StartTimeUnixNano {
 		t.Errorf("from %d to %d", s.StartTimeUnixNano, s.EndTimeUnixNano)
 	}
@@ -445,7 +447,7 @@ func TestHurry(t *testing.T) {
 	c := newCollector(t)
 	c.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	tracer := New(Options{Endpoint: c.URL, Log: zerolog.Nop(), Flush: time.Hour, Timeout: time.Hour})
-	tracer.Sent(sampledRecord(), 0, 0)(committed)
+	tracer.Sent(sampledRecord())(committed)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	hurry, second := context.WithCancel(context.Background())
@@ -462,7 +464,7 @@ func TestNoAllocation(t *testing.T) {
 	for name, header := range map[string]string{"none": "", "not sampled": sampledParent[:54] + "0", "invalid": "00-4bf9-00f0-01"} {
 		r := sampledRecord()
 		r.Headers[1].Value = []byte(header)
-		if n := testing.AllocsPerRun(100, func() { tracer.Sent(r, 0, 0) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { tracer.Sent(r) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
@@ -473,7 +475,7 @@ func BenchmarkSent(b *testing.B) {
 	tracer, r := New(Options{}), sampledRecord()
 	b.ReportAllocs()
 	for b.Loop() {
-		tracer.Sent(r, 0, 0)(committed)
+		tracer.Sent(r)(committed)
 		<-tracer.queue
 	}
 }
@@ -484,6 +486,6 @@ func BenchmarkNotSampled(b *testing.B) {
 	r.Headers[1].Value = []byte(sampledParent[:54] + "0")
 	b.ReportAllocs()
 	for b.Loop() {
-		tracer.Sent(r, 0, 0)
+		tracer.Sent(r)
 	}
 }
