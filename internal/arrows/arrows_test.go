@@ -220,6 +220,34 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
+// A file that holds more holds several things.
+func TestFilesAreNotLong(t *testing.T) {
+	const most = 400
+	files := 0
+	err := filepath.WalkDir(filepath.Join("..", ".."), func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && e.Name() != ".." && strings.HasPrefix(e.Name(), "."):
+			return fs.SkipDir
+		case filepath.Ext(name) != ".go", strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		files++
+		if n := bytes.Count(b, []byte("\n")); n > most {
+			t.Errorf("%s has %d lines, more than %d", name, n, most)
+		}
+		return nil
+	})
+	if err != nil || files == 0 {
+		t.Errorf("%d files: %v", files, err)
+	}
+}
+
 // The rules are seen to bite.
 func TestWrongArrowsAreSeen(t *testing.T) {
 	tests := []struct {

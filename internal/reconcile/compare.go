@@ -13,13 +13,6 @@ import (
 	"outboxd/internal/record"
 )
 
-// group is what there is of one event.
-type group struct {
-	rows, records []*entry
-	inFlight      bool
-	dead          bool
-}
-
 // anonymous is a record that does not name its event.
 type anonymous struct {
 	topic     uint16
@@ -40,49 +33,6 @@ const (
 type behindRecord struct {
 	entry entry
 	found bool
-}
-
-// groups returns the events of a bucket.
-func (c *comparison) groups(bucket int) (map[string]*group, error) {
-	groups := make(map[string]*group)
-	err := c.spill.each(bucket, func(e *entry) error {
-		g := groups[e.id]
-		if g == nil {
-			g = new(group)
-			groups[e.id] = g
-		}
-		switch e.kind {
-		case rowEntry:
-			g.rows = append(g.rows, e)
-		case recordEntry:
-			g.records = append(g.records, e)
-		case inFlightEntry:
-			g.inFlight = true
-		case deadEntry:
-			g.dead = true
-		}
-		return nil
-	})
-	if c.o.Replaced {
-		for _, g := range groups {
-			g.disown()
-		}
-	}
-	return groups, err
-}
-
-// disown leaves out the records that no row of the event gives. What a row that cannot
-// be delivered would give is not known.
-func (g *group) disown() {
-	if len(g.rows) == 0 || g.rows[0].flags&(unroutable|discarded) != 0 {
-		return
-	}
-	g.records = slices.DeleteFunc(g.records, func(e *entry) bool { return !g.gives(e) })
-}
-
-// gives reports whether a row of the event gives the record.
-func (g *group) gives(e *entry) bool {
-	return slices.ContainsFunc(g.rows, func(r *entry) bool { return r.sum == e.sum })
 }
 
 // bounds are what has to be known of all events before one can be judged.
@@ -175,23 +125,6 @@ func (c *comparison) compareBucket(ctx context.Context, bucket int, b *bounds, r
 		}
 	}
 	return c.lookCloser(ctx, missing, strangers, b, rows)
-}
-
-// expected returns how many records there should be: a row that was archived while the
-// rows were read may have been seen twice.
-func (g *group) expected() (least, most int) {
-	inArchive := 0
-	for _, r := range g.rows {
-		if r.flags&archived != 0 {
-			inArchive++
-		}
-	}
-	return max(inArchive, len(g.rows)-inArchive), len(g.rows)
-}
-
-// live are the records that no operator has published again.
-func (g *group) live() []*entry {
-	return slices.DeleteFunc(slices.Clone(g.records), func(e *entry) bool { return e.flags&again != 0 })
 }
 
 // removed judges an event whose row was removed. How many rows had its id is not known:
