@@ -50,7 +50,7 @@ func TestInstructions(t *testing.T) {
 			// machine is so busy that the runtime's monitor wakes up often: so the steps
 			// cost many times that, and what is over the budget is counted again. What
 			// the code itself costs is over it each time.
-			n := 100_000_000 / b.most
+			n := 40_000_000 / b.most
 			var got int
 			for range 3 {
 				got = (instructions(t, binary, b.benchmark, 2*n) - instructions(t, binary, b.benchmark, n)) / n

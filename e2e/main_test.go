@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -88,7 +89,7 @@ func sharedKafka(t *testing.T) *testbed.Kafka {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.kafka == nil {
-		k, err := testbed.StartKafka(context.Background(), testbed.KafkaOptions{Settings: map[string]string{
+		k, err := testbed.StartKafka(context.Background(), testbed.KafkaOptions{JVM: testbed.QuickJVM, Settings: map[string]string{
 			// Transactions that took too long are looked for every ten seconds by
 			// default.
 			"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
@@ -118,6 +119,8 @@ func ownPostgres(t *testing.T, o testbed.PostgresOptions) *testbed.Postgres {
 // ownKafka starts brokers that the scenario may harm.
 func ownKafka(t *testing.T, o testbed.KafkaOptions) *testbed.Kafka {
 	t.Helper()
+	// A broker's peak comes after a minute, and costs as much as all else of it until then.
+	o.JVM = append(slices.Clone(testbed.QuickJVM), o.JVM...)
 	k, err := testbed.StartKafka(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -45,8 +45,8 @@ type Connect struct {
 //go:embed connect.properties
 var connectProperties []byte
 
-// quickJVM gives up peak speed for a quick start.
-var quickJVM = []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"}
+// QuickJVM are options for Java that give up peak speed for a quick start.
+var QuickJVM = []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"}
 
 const connectLogging = `appender.out.type = Console
 appender.out.name = out
@@ -79,7 +79,7 @@ func StartConnect(ctx context.Context, o ConnectOptions) (_ *Connect, err error)
 		}
 	}
 	if o.JVM == nil {
-		o.JVM = quickJVM
+		o.JVM = QuickJVM
 	}
 	lib, err := debeziumLib(ctx)
 	if err != nil {

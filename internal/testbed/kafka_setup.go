@@ -121,7 +121,7 @@ func (k *Kafka) format(ctx context.Context, i int) error {
 	if isFile(filepath.Join(b.data(), "meta.properties")) {
 		return nil
 	}
-	cmd := k.command(ctx, i, []string{"-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"},
+	cmd := k.command(ctx, i, append([]string{"-Xmx128m"}, QuickJVM...),
 		"kafka.tools.StorageTool", "format", "-t", "b3V0Ym94ZC10ZXN0YmVkMA", "-c", b.properties())
 	if err := run(ctx, cmd); err != nil {
 		return fmt.Errorf("format broker %d: %w", i, err)
