@@ -16,7 +16,7 @@ const (
 	// by partition.
 	manyPartitions = 64
 	// pileWait is the most that a late event waits so.
-	pileWait = 200 * time.Millisecond
+	pileWait = 500 * time.Millisecond
 	// Of the memory that events may take in all, copies that wait take up to waitShare, and
 	// what is with the client of them sentShare, beside the copies. The rest is for these,
 	// and for what is read.
