@@ -50,6 +50,7 @@ type backlog struct {
 	since  time.Time
 	events int
 	heavy  bool
+	lateBy time.Duration // as lateness returned last; mu guards it
 }
 
 func (b *backlog) init(produce func(*Delivery), limit int64) {
@@ -102,8 +103,9 @@ func (b *backlog) lateness(committed, now time.Time) time.Duration {
 	}
 	lateness := now.Sub(committed)
 	if !b.heavy || lateness < late {
-		return 0
+		lateness = 0
 	}
+	b.lateBy = lateness
 	return lateness
 }
 

@@ -63,8 +63,11 @@ const (
 )
 
 // charge accounts for the memory of what was made of the event, and of what the client
-// makes of a large value.
+// makes of a large value, if that was not done before.
 func (d *Delivery) charge() {
+	if d.charged > 0 {
+		return
+	}
 	if d.charged = d.Made() + wired(d.Record.Value); d.charged > 0 {
 		d.Memory.Charge(d.charged)
 	}

@@ -190,11 +190,10 @@ func (k *Kafka) Send(d *Delivery) error {
 	}
 	d.topic.unacked.Add(1)
 	if k.txn != nil {
-		d.charge()
-		k.txn.produce(k, d)
-		return nil
+		k.txn.send(k, d)
+	} else {
+		k.backlog.send(d)
 	}
-	k.backlog.send(d)
 	return nil
 }
 

@@ -30,10 +30,11 @@ type Options struct {
 	// CreateTopics makes topics that are missing.
 	CreateTopics CreateTopics
 	// Backlog is how many bytes of late events are kept together to make larger
-	// batches; 0: none. Transactions do without.
+	// batches; 0: none.
 	Backlog int64
 	// ManyPartitions is of how many partitions all topics together are when late events
-	// wait by partition; 0: as many as are known to make that pay.
+	// wait by partition; 0: as many as are known to make that pay. In transactions they
+	// never do.
 	ManyPartitions int32
 	// SendDelays, if set, counts the events that waited so.
 	SendDelays *atomic.Int64

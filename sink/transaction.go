@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outboxd/internal/event"
@@ -15,25 +14,11 @@ import (
 )
 
 // TransactionTimeout is after how long the coordinator aborts a transaction by
-// itself, unless the options say otherwise. Ours take some tens of milliseconds,
+// itself, unless the options say otherwise. Ours take half a second at most,
 // so that this is about a process that has died or stands still: for as long,
 // readers of committed records wait behind what it has left open, if no other
 // process takes its place.
 const TransactionTimeout = 10 * time.Second
-
-var (
-	// ErrFenced is wrapped by the failure of a sink whose transactional id
-	// another producer has taken.
-	ErrFenced = errors.New("another producer has taken the transactional id")
-	// ErrForgotten is wrapped by the failure of a sink whose producer id the brokers
-	// have forgotten, as they do with one that sent nothing for long. The next sink gets
-	// another.
-	ErrForgotten = errors.New("the brokers have forgotten the producer, which sent nothing for longer than producer.id.expiration.ms or transactional.id.expiration.ms; a new one starts")
-	// ErrExpired is wrapped by the failure of a sink that lost its transactional
-	// id and may have lost it to the coordinator, which ends a transaction that
-	// takes too long in the same way as another producer does.
-	ErrExpired = errors.New("the transaction took too long, or another producer has taken the transactional id")
-)
 
 // transaction is what a transactional sink has beside another. Its fields belong to the goroutine that may call Send: see Kafka.Seal.
 //
@@ -120,6 +105,9 @@ func (k *Kafka) transactional(o Options) []kgo.Opt {
 	if k.txn.timeout == 0 {
 		k.txn.timeout = TransactionTimeout
 	}
+	// Copies that wait by partition take a multiple of their memory once they are with the
+	// client, where all of them have to be before a transaction ends.
+	k.backlog.many = 0
 	return []kgo.Opt{kgo.TransactionalID(o.TransactionalID), kgo.TransactionTimeout(k.txn.timeout)}
 }
 
@@ -163,6 +151,13 @@ func (k *Kafka) Age() (time.Duration, int) {
 	return k.txn.age(), k.txn.events
 }
 
+// Lateness returns by how much events in heavy traffic are late, 0 if they are not.
+func (k *Kafka) Lateness() time.Duration {
+	k.backlog.mu.Lock()
+	defer k.backlog.mu.Unlock()
+	return k.backlog.lateBy
+}
+
 func (t *transaction) age() time.Duration {
 	since := t.since.Load()
 	if since == 0 {
@@ -171,9 +166,10 @@ func (t *transaction) age() time.Duration {
 	return time.Since(uptime.At(time.Duration(since)))
 }
 
-// produce puts an event into the transaction, or keeps it for the next.
-func (t *transaction) produce(k *Kafka, d *Delivery) {
+// send puts an event into the transaction, or keeps it for the next.
+func (t *transaction) send(k *Kafka, d *Delivery) {
 	if t.sealed {
+		d.charge()
 		t.queue = append(t.queue, d)
 		return
 	}
@@ -185,7 +181,7 @@ func (t *transaction) produce(k *Kafka, d *Delivery) {
 		}
 	}
 	t.last = d.Position
-	k.produce(d)
+	k.backlog.send(d)
 }
 
 // Seal closes the transaction for further events: what is sent from here on is
@@ -202,7 +198,7 @@ func (k *Kafka) Unseal() {
 	t := k.txn
 	t.sealed = false
 	for i, d := range t.queue {
-		t.produce(k, d)
+		t.send(k, d)
 		t.queue[i] = nil
 	}
 	t.queue = t.queue[:0]
@@ -215,6 +211,7 @@ func (k *Kafka) Newest() event.Position { return k.txn.last }
 // Flush waits until everything in the transaction is acknowledged. An error of
 // the context is returned, and any other makes the sink fail.
 func (k *Kafka) Flush(ctx context.Context) error {
+	k.backlog.release()
 	for {
 		waiting := k.held.Load() > 0 // for their topics
 		if err := k.client.Flush(ctx); err != nil {
@@ -346,16 +343,6 @@ func (k *Kafka) partitionsStored(ctx context.Context) error {
 	return k.client.AbortBufferedRecords(ctx)
 }
 
-var errProducerChanged = errors.New("the client has got itself another producer id inside the transaction")
-
-// holds checks that an acknowledged record is in this transaction.
-func (t *transaction) holds(r *kgo.Record) error {
-	if r.ProducerID != t.id || r.ProducerEpoch != t.epoch {
-		return fmt.Errorf("%w: producer %d epoch %d instead of %d epoch %d", errProducerChanged, r.ProducerID, r.ProducerEpoch, t.id, t.epoch)
-	}
-	return nil
-}
-
 // broken fails the sink for what happened to the transaction, and returns the
 // first failure.
 func (k *Kafka) broken(err error) error {
@@ -365,28 +352,3 @@ func (k *Kafka) broken(err error) error {
 
 // Fail ends the sink for a reason of its caller's.
 func (k *Kafka) Fail(err error) { k.cancel(&FailedError{Err: err}) }
-
-// explain says so when err means that the producer is no longer known to the brokers,
-// or that the transactional id is no longer ours. Kafka answers a produce request with
-// INVALID_PRODUCER_EPOCH and the end of a transaction with PRODUCER_FENCED or
-// INVALID_PRODUCER_EPOCH, whether another producer has come or the coordinator has
-// ended a transaction that took too long. Only its age makes a difference here: a young
-// one has not timed out.
-func (k *Kafka) explain(err error) error {
-	switch {
-	case errors.Is(err, kerr.UnknownProducerID), errors.Is(err, kerr.InvalidProducerIDMapping):
-		return fmt.Errorf("%w: %w", ErrForgotten, err)
-	case errors.Is(err, kerr.UnknownTopicID):
-		return fmt.Errorf("the topic was deleted and recreated: %w", err)
-	case k.txn == nil:
-	case errors.Is(err, kerr.InvalidTxnState) && k.txn.age() > k.txn.timeout/2:
-		// The coordinator has ended the transaction, and the producer may go on.
-		return fmt.Errorf("%w: %w", ErrExpired, err)
-	case !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.ProducerFenced):
-	case k.txn.age() > k.txn.timeout/2:
-		return fmt.Errorf("%w: %w", ErrExpired, err)
-	default:
-		return fmt.Errorf("%w: %w", ErrFenced, err)
-	}
-	return err
-}

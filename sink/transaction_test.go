@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,6 +66,42 @@ func seen(t *testing.T, c *kfake.Cluster, topic string) (values []string) {
 
 func transactionBroker(t *testing.T) *kfake.Cluster {
 	return broker(t, 1, kfake.SeedTopics(1, positionTopic))
+}
+
+// Late events of heavy traffic wait for others, and are in the transaction that they were
+// sent in.
+func TestLateEventsOfATransaction(t *testing.T) {
+	c, delays := transactionBroker(t), new(atomic.Int64)
+	s := &sender{t: t, k: transactionalSink(t, c, func(o *Options) {
+		o.Backlog, o.SendDelays = 1<<20, delays
+	})}
+	var want []string
+	traffic(&s.k.backlog, 50_000, time.Now())
+	for turn := range 2 {
+		for i := 0; delays.Load() == 0; i++ {
+			s.k.backlog.since = time.Now() // the traffic stays as it is
+			want = append(want, fmt.Sprintf("%d-%d", turn, i))
+			s.send(testTopic, "k", want[len(want)-1])
+			if i == 100_000 {
+				t.Fatal("nothing waits")
+			}
+		}
+		if late := s.k.Lateness(); late < time.Hour {
+			t.Errorf("late by %s", late)
+		}
+		delays.Store(0)
+		for i := range 10 { // which still wait
+			s.k.backlog.since = time.Now()
+			want = append(want, fmt.Sprintf("%d-last-%d", turn, i))
+			s.send(testTopic, "k", want[len(want)-1])
+		}
+		if err := commitWith(t, s.k, fmt.Sprint(turn)); err != nil {
+			t.Fatal(err)
+		}
+		if got := seen(t, c, testTopic); !slices.Equal(got, want) {
+			t.Errorf("%d events are committed, %d were sent", len(got), len(want))
+		}
+	}
 }
 
 // Events and position become visible together, in the order in which they were

@@ -13,8 +13,9 @@ type Tuning struct {
 	// read as soon as it holds something. Defaults to true.
 	DelayReads bool `yaml:"delay_reads" default:"true"`
 	// DelaySends lets late events wait up to 50ms for others in heavy traffic, and up to
-	// 500ms where all topics have 64 partitions or more together, for larger batches.
-	// Defaults to true.
+	// 500ms where all topics have 64 partitions or more together, for larger batches. With
+	// exactly_once it is 50ms for any number, and transactions last up to 500ms instead of
+	// 150ms. Defaults to true.
 	DelaySends bool `yaml:"delay_sends" default:"true"`
 	// RawSockets makes the system calls of sockets without the Go scheduler, on Linux.
 	// Defaults to true.

@@ -60,6 +60,7 @@ type Transactions interface {
 	Fence(ctx context.Context) error
 	Begun() <-chan struct{}
 	Age() (age time.Duration, events int)
+	Lateness() time.Duration
 	OneByOne() bool
 	Seal()
 	Unseal()

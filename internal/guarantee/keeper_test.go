@@ -188,9 +188,11 @@ func (b *broker) Age() (time.Duration, int) {
 	}
 	return time.Since(b.since), b.events
 }
-func (b *broker) OneByOne() bool { return b.oneByOne }
-func (b *broker) Seal()          { b.sealed = true }
-func (b *broker) Unseal()        { b.sealed = false }
+
+func (b *broker) Lateness() time.Duration { return 0 }
+func (b *broker) OneByOne() bool          { return b.oneByOne }
+func (b *broker) Seal()                   { b.sealed = true }
+func (b *broker) Unseal()                 { b.sealed = false }
 func (b *broker) Flush(ctx context.Context) error {
 	if b.flushing != nil {
 		b.flushing()
@@ -272,27 +274,32 @@ func TestExactlyOnceRun(t *testing.T) {
 func TestTransactionIsDue(t *testing.T) {
 	const ms = time.Millisecond
 	for name, test := range map[string]struct {
-		age, since, took time.Duration
-		n                int
-		inFlight         int64
-		want             time.Duration
+		age, since, took, lateness time.Duration
+		n                          int
+		inFlight                   int64
+		want                       time.Duration
 	}{
-		"an event after a long time":                 {0, time.Hour, 4 * ms, 1, 1, gatherEvery},
-		"it is acknowledged":                         {1 * ms, time.Hour, 4 * ms, 1, 0, 0},
-		"it is not, but little is in flight":         {minPause, time.Hour, 4 * ms, 1, 1, 0},
-		"rows of one transaction":                    {1 * ms, time.Hour, 4 * ms, 100, 100, gatherEvery},
-		"right after a commit":                       {0, 0, 4 * ms, 1, 1, 4 * ms},
-		"right after a quick commit":                 {0, 0, 0, 1, 1, minPause},
-		"right after a slow commit":                  {0, 0, time.Second, 1, 1, maxPause},
-		"a while after it":                           {3 * ms, 3 * ms, 4 * ms, 3, 1, 1 * ms},
-		"as long as it took after it":                {4 * ms, 4 * ms, 4 * ms, 4, 1, 0},
-		"the same, and much is in flight":            {4 * ms, 4 * ms, 4 * ms, 40, commitFew + 1, gatherEvery},
-		"five times as long":                         {20 * ms, 20 * ms, 4 * ms, 400, commitFew + 1, 0},
-		"much is in flight, and a commit takes long": {commitAge - 1, commitAge, time.Second, 400, commitFew + 1, gatherEvery},
-		"as old as it may be":                        {commitAge, commitAge, time.Second, 400, 1000, 0},
-		"as large as it may be":                      {1 * ms, 1 * ms, 4 * ms, commitEvents, 1000, 0},
+		"an event after a long time":                 {0, time.Hour, 4 * ms, 0, 1, 1, gatherEvery},
+		"it is acknowledged":                         {1 * ms, time.Hour, 4 * ms, 0, 1, 0, 0},
+		"it is not, but little is in flight":         {minPause, time.Hour, 4 * ms, 0, 1, 1, 0},
+		"rows of one transaction":                    {1 * ms, time.Hour, 4 * ms, 0, 100, 100, gatherEvery},
+		"right after a commit":                       {0, 0, 4 * ms, 0, 1, 1, 4 * ms},
+		"right after a quick commit":                 {0, 0, 0, 0, 1, 1, minPause},
+		"right after a slow commit":                  {0, 0, time.Second, 0, 1, 1, maxPause},
+		"a while after it":                           {3 * ms, 3 * ms, 4 * ms, 0, 3, 1, 1 * ms},
+		"as long as it took after it":                {4 * ms, 4 * ms, 4 * ms, 0, 4, 1, 0},
+		"the same, and much is in flight":            {4 * ms, 4 * ms, 4 * ms, 0, 40, commitFew + 1, gatherEvery},
+		"five times as long":                         {20 * ms, 20 * ms, 4 * ms, 0, 400, commitFew + 1, 0},
+		"much is in flight, and a commit takes long": {commitAge - 1, commitAge, time.Second, 0, 400, commitFew + 1, gatherEvery},
+		"as old as it may be":                        {commitAge, commitAge, time.Second, 0, 400, 1000, 0},
+		"as large as it may be":                      {1 * ms, 1 * ms, 4 * ms, 0, commitEvents, 1000, 0},
+		"of a backlog":                               {150 * ms, 150 * ms, 4 * ms, 4 * time.Second, 400, 1000, gatherEvery},
+		"of one, for a part of the time":             {250 * ms, 250 * ms, 4 * ms, 4 * time.Second, 400, 1000, 0},
+		"of a large one":                             {commitLate - 1, 500 * ms, 4 * ms, time.Hour, 400, 1000, gatherEvery},
+		"of one, as old as it may be":                {commitLate, 500 * ms, 4 * ms, time.Hour, 400, 1000, 0},
+		"of one, and little is in flight":            {4 * ms, 4 * ms, 4 * ms, time.Hour, 400, commitFew, 0},
 	} {
-		if got := due(test.age, test.since, test.took, test.n, test.inFlight); got != test.want {
+		if got := due(test.age, test.since, test.took, test.lateness, test.n, test.inFlight); got != test.want {
 			t.Errorf("%s: %s, want %s", name, got, test.want)
 		}
 	}

@@ -23,8 +23,13 @@ const (
 	commitBusy = 5
 	// commitAge bounds the age of a transaction.
 	commitAge = 150 * time.Millisecond
+	// Events of a backlog can wait: while much is in flight, a transaction lasts for a part of
+	// the time that they are late by, within commitLate. (Measured in a catch-up of 2,000,000
+	// events: docs/benchmarks.md.)
+	latePart   = 16
+	commitLate = 500 * time.Millisecond
 	// commitEvents bounds its size.
-	commitEvents = 50_000
+	commitEvents = 100_000
 	// gatherEvery is how often a transaction is looked at.
 	gatherEvery = time.Millisecond
 	// commitIdle is the least time between two commits that advance the position
@@ -90,7 +95,7 @@ func (t *transactions) gather(ctx context.Context, last time.Time, took time.Dur
 		if n == 0 {
 			return false
 		}
-		wait := due(age, time.Since(last), took, n, t.e.sink.InFlight())
+		wait := due(age, time.Since(last), took, t.e.sink.Lateness(), n, t.e.sink.InFlight())
 		if wait <= 0 {
 			return true
 		}
@@ -103,15 +108,16 @@ func (t *transactions) gather(ctx context.Context, last time.Time, took time.Dur
 }
 
 // due returns after how long to look again at a transaction of n events, the first of which
-// was sent age ago, when the last commit, which took so long, ended since ago; 0: it is to be
-// ended.
-func due(age, since, took time.Duration, n int, inFlight int64) time.Duration {
+// was sent age ago, when the last commit, which took so long, ended since ago, and events
+// are late by so much; 0: it is to be ended.
+func due(age, since, took, lateness time.Duration, n int, inFlight int64) time.Duration {
 	pause := min(max(took, minPause), maxPause)
+	wait := min(lateness/latePart, commitLate)
 	switch {
-	case age >= commitAge, n >= commitEvents:
+	case age >= max(commitAge, wait), n >= commitEvents:
 	case since < pause:
 		return pause - since
-	case inFlight > commitFew && age < commitBusy*took,
+	case inFlight > commitFew && age < max(commitBusy*took, wait),
 		inFlight > 0 && age < minPause: // what comes at once, such as the rows of one transaction, is ended together
 		return gatherEvery
 	}

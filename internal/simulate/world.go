@@ -265,8 +265,12 @@ func (w *world) judge(p *process) {
 		// the other, which has taken over meanwhile and ended, from an operator who has
 		// moved the slot: with the slot as the only store it knows nothing of it, and in
 		// Kafka its own claim may arrive late, and count. It refuses then.
-		takenOver := !w.o.exactly && w.o.store != "file" && v.overlap && errors.Is(p.err, offsets.ErrSlotAhead)
-		if v.refusals == p.refusals && !takenOver {
+		// The same goes for one that comes to a standby whose slot an earlier process has
+		// confirmed further, where nothing but slots knows how far that was.
+		ahead := errors.Is(p.err, offsets.ErrSlotAhead)
+		takenOver := ahead && !w.o.exactly && w.o.store != "file" && v.overlap
+		earlier := ahead && w.slotOnly() && w.o.hosts > 0 && w.started > 1
+		if v.refusals == p.refusals && !takenOver && !earlier {
 			v.broken("%s refuses a position without a reason: %v", p.name, p.err)
 		}
 		if !w.stopped {
