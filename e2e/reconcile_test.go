@@ -532,6 +532,10 @@ func TestReconcileShadowTopic(t *testing.T) {
 	s.events(1, 20)
 	old := s.topic + ".old"
 	s.createTopic(old, 2, nil)
+	written, err := strconv.ParseInt(s.value("SELECT (extract(epoch FROM max(at)) * 1000)::bigint::text FROM outbox"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for n := 1; n <= 20; n++ {
 		value := fmt.Sprintf(`{"meta": {"id": "%d", "sent": true}, "n": %d.0}`, n, n)
 		switch n {
@@ -542,7 +546,7 @@ func TestReconcileShadowTopic(t *testing.T) {
 		case 9:
 			value = `{"meta": {"id": "rolled back"}, "n": 9}`
 		}
-		s.produce(&kgo.Record{Topic: old, Key: fmt.Appendf(nil, "k%d", n%5), Value: []byte(value)})
+		s.produce(&kgo.Record{Topic: old, Key: fmt.Appendf(nil, "k%d", n%5), Value: []byte(value), Timestamp: time.UnixMilli(written)})
 	}
 	time.Sleep(1500 * time.Millisecond)
 	args := []string{"--shadow-topic", old, "--shadow-id", "$.meta.id", "--ignore", "$.meta"}
