@@ -137,6 +137,12 @@ func (p *process) kill(arrives bool) {
 	p.abandon(arrives)
 }
 
+// over is the end of the process's main.
+func (p *process) over() {
+	p.abandon(true)
+	close(p.ended)
+}
+
 // abandon is the end of what the process has to do with its connections.
 func (p *process) abandon(arrives bool) {
 	p.mu.Lock()

@@ -57,7 +57,7 @@ func (m *maker) replayStep() step {
 }
 
 func (r *replay) run(ctx context.Context, what connector.Replay) {
-	defer close(r.p.ended)
+	defer r.p.over()
 	o, store, err := r.p.options()
 	if err != nil {
 		r.p.err = err

@@ -30,10 +30,7 @@ func (w *world) newProcess(name string, accepts bool) *process {
 
 // run is the process's main.
 func (p *process) run(ctx, hurry context.Context) {
-	defer func() {
-		p.abandon(true)
-		close(p.ended)
-	}()
+	defer p.over()
 	o, store, err := p.options()
 	if err != nil {
 		p.err = err

@@ -45,9 +45,6 @@ type Connect struct {
 //go:embed connect.properties
 var connectProperties []byte
 
-// QuickJVM are options for Java that give up peak speed for a quick start.
-var QuickJVM = []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"}
-
 const connectLogging = `appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
