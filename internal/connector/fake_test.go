@@ -252,6 +252,13 @@ func (s *fakeStream) Interrupt(err error) {
 	default:
 	}
 }
+
+// told reports whether an interruption waits for Next.
+func (s *fakeStream) told() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.interrupted != nil
+}
 func (s *fakeStream) Resume(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

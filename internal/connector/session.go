@@ -69,13 +69,12 @@ func (p *Connector) session(ctx context.Context) error {
 	if err := p.backfill(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	return p.runSession(ctx, ctx, 0)
+	return p.runSession(ctx, ctx)
 }
 
 // runSession is the part of a session that has the connection, which is made under connecting.
-// A stop (the end of ctx) reads to its end also the transaction that was committed at
-// finish, 0 for none.
-func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl.LSN) error {
+// Where ctx has ended it reads no more than a stop reads.
+func (p *Connector) runSession(ctx, connecting context.Context) error {
 	stream, err := p.connect(connecting)
 	if err != nil {
 		return err
@@ -86,7 +85,7 @@ func (p *Connector) runSession(ctx, connecting context.Context, finish pglogrepl
 		stream.Close()
 		return err
 	}
-	s.source.finish, s.source.stopping = finish, finish != 0
+	s.source.stopping = ctx.Err() != nil
 	if p.timeline != nil {
 		s.committer.Follow(p.timeline.Now)
 	}
@@ -128,6 +127,9 @@ func (p *Connector) newSession(stream Stream) (*session, error) {
 		Due: s.lookSoon, Confirmed: p.o.Status.Confirmed,
 	})
 	s.source = &walSource{stream: stream, waiting: p.limits.acks}
+	if !p.covers(p.sent) {
+		s.source.finish = p.sent.CommitLSN
+	}
 	p.refused.Forget(p.known.LSN)
 	o.Source, o.Tracker, o.Skip, o.Refused = s.source, s.tracker, p.published, p.refused
 	if gate := s.keeper.Gate(); gate != nil {

@@ -19,8 +19,9 @@ import (
 //
 //  1. The stream is interrupted (session.interrupt, errStopping).
 //  2. A transaction that is being read is read to its end, so that nothing of it has to
-//     be published again (walSource). An event in it that waits for its topic or for the
-//     registry is waited for.
+//     be published again (walSource), and so is what an earlier session has published and
+//     not confirmed. An event in it that waits for its topic or for the registry is waited
+//     for.
 //  3. Kafka acknowledges what was sent.
 //  4. The position is stored.
 //  5. It is confirmed to PostgreSQL, after a last look at the outbox.
@@ -96,7 +97,7 @@ type walSource struct {
 	stream   Stream
 	flow     *flow.Flow
 	stopping bool
-	finish   pglogrepl.LSN   // the commit of a transaction that a stop reads to its end, 0 when it has been met
+	finish   pglogrepl.LSN   // a stop reads on to the end of the transaction of this commit, 0 when it has been met
 	waiting  context.Context // ends a wait
 }
 
@@ -112,6 +113,9 @@ func (w *walSource) Next() (flow.Frame, error) {
 	for {
 		frame, err := w.stream.Next()
 		if err == nil {
+			if frame.Data == nil && frame.WALEnd > w.finish {
+				w.finish = 0 // it will not come any more
+			}
 			return flow.Frame{Data: frame.Data, WALEnd: frame.WALEnd}, nil
 		}
 		if !errors.Is(err, errStopping) || w.between() {
@@ -289,7 +293,7 @@ func (p *Connector) finishOnce(ctx context.Context) error {
 	}
 	told, stop := context.WithCancel(ctx)
 	stop()
-	return p.guarantee.Judge(p.runSession(told, p.limits.acks, p.sent.CommitLSN))
+	return p.guarantee.Judge(p.runSession(told, p.limits.acks))
 }
 
 // confirmKnown opens a session for nothing but to store and confirm what is known.

@@ -7,11 +7,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"outboxd/internal/flow"
+	"outboxd/internal/replication"
 	"outboxd/offsets"
 )
 
@@ -161,6 +166,86 @@ func TestStopDuringFaultInsideTransaction(t *testing.T) {
 			t.Errorf("the stop says %v", err)
 		}
 	}
+}
+
+// A stop that comes before a session has read again what is not confirmed reads that to its
+// end too, so that nothing of it is published again.
+func TestStopBeforeWhatIsReadAgain(t *testing.T) {
+	for name, first := range map[string]func(h *harness, tx *fakeTx){
+		"part of a transaction": func(_ *harness, tx *fakeTx) { tx.ids, tx.fail = []string{"1", "2"}, io.ErrUnexpectedEOF },
+		"not acknowledged": func(h *harness, _ *fakeTx) {
+			h.kafka.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.TopicAuthorizationFailed, Count: 1})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			h.o.ConfirmEvery, h.o.DrainTimeout = time.Hour, time.Minute
+			whole := fakeTx{commit: fakeStart + 0x10, end: fakeStart + 0x40, ids: []string{"1", "2", "3"}}
+			tx := whole
+			first(h, &tx)
+			var sessions atomic.Int32
+			h.server.flush, h.server.txs = whole.end, []fakeTx{tx}
+			h.server.onNext = func(s *fakeStream) {
+				if s.next > 0 || sessions.Add(1) != 2 {
+					return
+				}
+				h.server.update(func() { h.server.txs[0] = whole })
+				h.stop()
+				for !s.told() {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			h.run()
+			if err := h.end(); err != nil {
+				t.Errorf("the stop: %v", err)
+			}
+			if at, ids := h.server.slotLSN(), h.records(); at != whole.end || !slices.Equal(ids, whole.ids) {
+				t.Errorf("confirmed %s of %s, records %q", at, whole.end, ids)
+			}
+		})
+	}
+}
+
+// A stop that reads on to a commit ends also where the server has sent everything up to it
+// and it was not among that.
+func TestStopWhereTheCommitDoesNotCome(t *testing.T) {
+	at := func(frames ...replication.Frame) *walSource {
+		return &walSource{stream: &framesStream{frames: frames}, flow: flow.New(flow.Options{}), stopping: true, finish: 0x110}
+	}
+	before, after := replication.Frame{Kind: replication.Keepalive, WALEnd: 0x110}, replication.Frame{Kind: replication.Keepalive, WALEnd: 0x111}
+	for name, c := range map[string]struct {
+		source *walSource
+		frames int
+	}{"sent up to it": {at(before, after, after), 2}, "sent past it": {at(after, after), 1}} {
+		n := 0
+		for ; ; n++ {
+			if _, err := c.source.Next(); err != nil {
+				if !errors.Is(err, errStopping) {
+					t.Errorf("%s: %v", name, err)
+				}
+				break
+			}
+		}
+		if n != c.frames {
+			t.Errorf("%s: it ends after %d frames, want %d", name, n, c.frames)
+		}
+	}
+}
+
+// framesStream has these frames, and then its connection breaks.
+type framesStream struct {
+	Stream
+	frames []replication.Frame
+}
+
+func (s *framesStream) Next() (replication.Frame, error) {
+	if len(s.frames) == 0 {
+		return replication.Frame{}, io.ErrUnexpectedEOF
+	}
+	f := s.frames[0]
+	s.frames = s.frames[1:]
+	return f, nil
 }
 
 // A process that has published nothing has nothing to confirm.
