@@ -109,7 +109,10 @@ func (m *maker) fault() step {
 			}
 		}}
 	}
-	return step{what: fmt.Sprintf("the walsender decodes a large transaction of others for %s", d), do: func(w *world) { w.server.busy(d) }}
+	return step{what: fmt.Sprintf("the walsender decodes a large transaction of others for %s", d), do: func(w *world) {
+		w.disturb(d + effects)
+		w.server.busy(d)
+	}}
 }
 
 // handover is a process that is replaced while what it has sent last is still on its

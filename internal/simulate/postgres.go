@@ -358,4 +358,11 @@ func (s *postgres) confirmedFlush() pglogrepl.LSN {
 	return s.slot.confirmed
 }
 
+// sending reports whether a walsender streams from the slot.
+func (s *postgres) sending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slot != nil && s.slot.sender != nil
+}
+
 func pidText(pid uint32) string { return "started " + strconv.Itoa(int(pid)) }

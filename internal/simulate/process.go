@@ -30,6 +30,7 @@ type process struct {
 	from      int // the verifier's arrivals at the start
 	refusals  int // how many reasons to refuse a position there were before it
 	stopping  bool
+	calm      int           // world.faults if its stop has to be clean, as long as there is no other fault; -1: it has not
 	comesBack bool          // it is started again after its end
 	backIn    time.Duration // and when
 

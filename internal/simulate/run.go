@@ -146,6 +146,9 @@ func (p *process) inFlight() (events, bytes float64) {
 // askStop sends the process SIGTERM, and a second one at once if it is to hurry.
 func (p *process) askStop(hurry bool, back time.Duration) {
 	p.stopping, p.comesBack, p.backIn = true, back > 0, back
+	if p.calm = -1; !hurry && p.w.calm() {
+		p.calm = p.w.faults
+	}
 	p.w.note("%s: asked to stop (hurry %t)", p.name, hurry)
 	p.stop()
 	if hurry {

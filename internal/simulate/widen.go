@@ -72,7 +72,49 @@ func wide(seed uint64) (options, []step) {
 			w.server.finish(tx, true)
 		}})
 	}
+	if stops := (&maker{r: rand.New(rand.NewPCG(seed, 0x73746f70)), o: o}); stops.r.IntN(8) == 0 {
+		if o.pace == 0 {
+			o.chunk, o.pace = 1600, 5*time.Millisecond // a transaction has a middle
+		}
+		s := stops.stopAfterCut()
+		s.then = stops.pause()
+		steps = slices.Insert(steps, stops.r.IntN(1+min(3, len(steps))), s) // mostly before any fault
+	}
 	return o, steps
+}
+
+// stopAfterCut makes a step of a process that loses its stream within a transaction, and is
+// told to stop soon after: as soon as it has a stream again, or before or after that.
+func (m *maker) stopAfterCut() step {
+	rows, choice := 1+m.r.IntN(600), m.r.Uint64()
+	cut, stop, again := time.Duration(m.r.IntN(100))*time.Millisecond, time.Duration(m.r.IntN(400))*time.Millisecond, m.r.IntN(2) == 0
+	return step{what: fmt.Sprintf("a transaction of %d rows, connections to PostgreSQL are cut after %s, and a stop follows when it streams again (%t) or after %s", rows, cut, again, stop), do: func(w *world) {
+		p, calm := w.some(0), w.calm()
+		tx := w.server.begin()
+		w.insert(tx, rows, false, choice)
+		w.server.finish(tx, true)
+		if p == nil || p.stopping {
+			return
+		}
+		w.wait(cut)
+		w.fault()
+		p.each(postgresSide, (*link).cut)
+		if calm {
+			w.calmFrom = time.Now()
+		}
+		if again {
+			stop = 0
+			for range 400 {
+				if w.wait(time.Millisecond); w.server.sending() {
+					break
+				}
+			}
+		}
+		w.wait(stop)
+		if !p.stopping {
+			p.askStop(false, time.Second)
+		}
+	}}
 }
 
 // standbyFault makes a step of a server that is a standby.

@@ -44,6 +44,8 @@ type world struct {
 	replay    *replay // nil: none was begun; guarded by verifier.mu
 	falls     int     // how often the slot may have fallen back
 	mixed     bool    // a process has ended since the last look
+	faults    int     // how many have begun or ended
+	calmFrom  time.Time
 	restarts  []restart
 	later     []timed
 	all       sync.WaitGroup // of processes
@@ -205,6 +207,7 @@ func (w *world) due(all bool) {
 	for _, l := range w.later {
 		if all || !l.at.After(now) {
 			w.note("> %s", l.what)
+			w.faults++
 			l.do()
 		} else {
 			rest = append(rest, l)
@@ -277,7 +280,9 @@ func (w *world) judge(p *process) {
 			w.restarts = append(w.restarts, restart{time.Now().Add(time.Second), true})
 		}
 	case errors.Is(p.err, connector.ErrUnclean) && p.stopping:
-		v.faults, v.clean = true, 0
+		if v.faults, v.clean = true, 0; p.calm == w.faults {
+			v.broken("%s was told to stop, everybody answered it, and its end is not clean: %v", p.name, p.err)
+		}
 	case errors.Is(p.err, guarantee.ErrTakenOver) && w.started > 1:
 		v.faults = true
 	default:
@@ -302,8 +307,30 @@ func (w *world) kill(p *process, arrives bool) {
 	w.note("%s: killed", p.name)
 }
 
+// effects is how long a fault may have effects that no end of it shows, such as a request
+// whose answer was lost.
+const effects = 3 * time.Minute
+
+// calm reports whether nothing keeps a process from a clean end: it is the only one, and
+// everybody answers it. A backfill that is stopped begins again, and a stop does not try
+// again what the brokers have refused.
+func (w *world) calm() bool {
+	missing := func(topic string) bool { return w.kafka.cluster.TopicInfo(topic) == nil }
+	return len(w.processes) == 1 && len(w.later)+len(w.restarts) == 0 && !time.Now().Before(w.calmFrom) &&
+		w.o.backfill == 0 && !w.o.refused && !slices.ContainsFunc(w.topics, missing)
+}
+
+// disturb notes that something has begun or ended that may keep a process from a clean end.
+func (w *world) disturb(lasts time.Duration) {
+	w.faults++
+	if until := time.Now().Add(lasts); until.After(w.calmFrom) {
+		w.calmFrom = until
+	}
+}
+
 // fault notes that something happens after which a suffix may repeat.
 func (w *world) fault() {
+	w.disturb(effects)
 	w.verifier.mu.Lock()
 	defer w.verifier.mu.Unlock()
 	w.verifier.faults = true

@@ -84,4 +84,7 @@ var plants = []plant{
 	{"a standby that is behind the stored position is not waited for", []edit{
 		{"offsets/position.go", "\tif server.Standby && (", "\tif false && ("},
 	}},
+	{"a stop forgets what an earlier session has published in part", []edit{
+		{"internal/connector/session.go", "\t\ts.source.finish = p.sent.CommitLSN\n", "\t\ts.source.finish = 0\n"},
+	}},
 }
