@@ -259,18 +259,23 @@ func refuse(h *harness, req *kmsg.ProduceRequest, text, but string) (kmsg.Respon
 	if !found {
 		return nil, nil, false
 	}
+	return refused(req, kerr.InvalidRecord), nil, true
+}
+
+// refused answers a request with an error of each of its partitions.
+func refused(req *kmsg.ProduceRequest, err *kerr.Error) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.ProduceResponse)
 	for _, topic := range req.Topics {
 		rt := kmsg.NewProduceResponseTopic()
 		rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
 		for _, p := range topic.Partitions {
 			rp := kmsg.NewProduceResponseTopicPartition()
-			rp.Partition, rp.ErrorCode = p.Partition, kerr.InvalidRecord.Code
+			rp.Partition, rp.ErrorCode = p.Partition, err.Code
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
-	return resp, nil, true
+	return resp
 }
 
 // One event is set aside by hand; the next one ends the run, which is told how.

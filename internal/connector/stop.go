@@ -30,8 +30,9 @@ import (
 // All of it has one deadline, Options.DrainTimeout after the signal; steps 2 and 3 end
 // earlier, so that what Kafka did acknowledge can still be stored and confirmed. A
 // second signal ends all of it at once. Where there is no session, finish does steps 4
-// to 6 over new connections, and before them steps 2 and 3 where a transaction was
-// published in part when the last session broke.
+// to 6 over new connections, and before them steps 2 and 3 where something is published
+// that is not confirmed: after a fault of Kafka, or where a transaction was published in
+// part when the last session broke.
 //
 // There is one rule for how a run that is told to stop ends (owes): nil, which is exit
 // code 0, exactly if nothing that was published will be published again at the next
@@ -161,11 +162,17 @@ func (s *session) drain() error {
 	defer cancelAll()
 
 	served := s.awaitAcknowledgements(acks)
+	if s.sink.Err() != nil && acks.Err() == nil {
+		return s.sinkFailed() // finish tries again
+	}
 	stored := s.finalCommit(all, s.sink.InFlight() == 0)
 	if doubt := (*guarantee.Doubt)(nil); errors.As(stored, &doubt) {
+		if acks.Err() == nil {
+			return s.uncommitted(stored) // here too
+		}
 		return fmt.Errorf("%w: the last transaction could not be committed, its events are published again at the next start: %w", ErrUnclean, stored)
 	}
-	if n := s.sink.InFlight(); n > 0 || s.sink.Err() != nil {
+	if s.sink.InFlight() > 0 || s.sink.Err() != nil {
 		return s.undelivered()
 	}
 	if stored != nil {
@@ -285,11 +292,14 @@ func (p *Connector) finish(fault error) error {
 	return fmt.Errorf("%w: events that were published are not confirmed, and are published again at the next start: %w", ErrUnclean, fault)
 }
 
-// finishOnce reads to its end a transaction that was published in part, as long as Kafka
-// may be waited for, or else confirms what is known.
+// finishOnce has what was published and is not confirmed read again and delivered, as long
+// as Kafka may be waited for, or else confirms what is known.
 func (p *Connector) finishOnce(ctx context.Context) error {
-	if p.sink == nil || p.known == nil || p.covers(p.sent) || p.limits.acks.Err() != nil {
+	if p.known == nil || p.covers(p.sent) || p.limits.acks.Err() != nil {
 		return p.confirmKnown(ctx)
+	}
+	if err := p.mayBegin(ctx); err != nil {
+		return err
 	}
 	told, stop := context.WithCancel(ctx)
 	stop()

@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -164,6 +165,56 @@ func TestStopDuringFaultInsideTransaction(t *testing.T) {
 		}
 		if !back && (err == nil || !strings.Contains(err.Error(), "published in part")) {
 			t.Errorf("the stop says %v", err)
+		}
+	}
+}
+
+// A stop after a fault of Kafka, and a stop that meets one, deliver what was not acknowledged,
+// if Kafka answers now.
+func TestStopAndFaultOfKafka(t *testing.T) {
+	for _, during := range []bool{false, true} {
+		for _, exactly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("while it stops %t, exactly once %t", during, exactly), func(t *testing.T) {
+				t.Parallel()
+				h := newHarness(t)
+				h.o.ConfirmEvery, h.o.RetryMin, h.o.RetryMax, h.o.DrainTimeout = time.Hour, time.Hour, time.Hour, time.Minute
+				if exactly {
+					h.exactlyOnce()
+				}
+				var faults atomic.Int32
+				asked, answer := make(chan struct{}), make(chan struct{})
+				h.kafka.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+					produce := r.(*kmsg.ProduceRequest)
+					h.kafka.KeepControl()
+					if produce.Topics[0].Topic != "t" && produce.Topics[0].TopicID != h.kafka.TopicInfo("t").TopicID || !faults.CompareAndSwap(0, 1) {
+						return nil, nil, false
+					}
+					close(asked)
+					h.kafka.SleepControl(func() { <-answer })
+					return refused(produce, kerr.TopicAuthorizationFailed), nil, true
+				})
+				tx := h.server.commit("1", "2")
+				h.run()
+				<-asked
+				if during {
+					h.stop()
+					if !exactly { // where the transaction's end waits, and the session for it
+						h.logged("draining")
+					}
+				}
+				close(answer)
+				if !during {
+					h.logged("not streaming")
+					h.server.commit("3") // is for the next start
+					h.stop()
+				}
+				if err := h.end(); err != nil {
+					t.Errorf("the stop: %v", err)
+				}
+				if at, ids := h.server.slotLSN(), h.committed(); at != tx.end || !slices.Equal(ids, []string{"1", "2"}) {
+					t.Errorf("confirmed %s of %s, records %q", at, tx.end, ids)
+				}
+			})
 		}
 	}
 }

@@ -312,12 +312,12 @@ func (w *world) kill(p *process, arrives bool) {
 const effects = 3 * time.Minute
 
 // calm reports whether nothing keeps a process from a clean end: it is the only one, and
-// everybody answers it. A backfill that is stopped begins again, and a stop does not try
-// again what the brokers have refused.
+// everybody answers it. A backfill that is stopped begins again, and each row that the brokers
+// refuse takes a session, until the time for a stop is over.
 func (w *world) calm() bool {
 	missing := func(topic string) bool { return w.kafka.cluster.TopicInfo(topic) == nil }
 	return len(w.processes) == 1 && len(w.later)+len(w.restarts) == 0 && !time.Now().Before(w.calmFrom) &&
-		w.o.backfill == 0 && !w.o.refused && !slices.ContainsFunc(w.topics, missing)
+		w.o.backfill == 0 && w.refused < 5 && !slices.ContainsFunc(w.topics, missing)
 }
 
 // disturb notes that something has begun or ended that may keep a process from a clean end.
