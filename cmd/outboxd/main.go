@@ -125,19 +125,22 @@ func signals() (ctx, hurry context.Context, stop func()) {
 	go stopBy(c, cancel, cancelHurry)
 	return ctx, hurry, func() {
 		signal.Stop(c)
+		close(c) // nothing is sent any more
 		cancel()
 		cancelHurry()
 	}
 }
 
 // stopBy calls stop at the first signal, and hurry at one that comes later than
-// sameStop.
+// sameStop. It ends then, or when c is closed.
 func stopBy(c <-chan os.Signal, stop, hurry func()) {
-	<-c
-	stop()
-	for first := time.Now(); ; {
-		<-c
-		if time.Since(first) >= sameStop {
+	var first time.Time
+	for range c {
+		switch {
+		case first.IsZero():
+			first = time.Now()
+			stop()
+		case time.Since(first) >= sameStop:
 			hurry()
 			return
 		}

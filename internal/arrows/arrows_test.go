@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -223,6 +224,46 @@ func TestTopLevel(t *testing.T) {
 // A file that holds more holds several things.
 func TestFilesAreNotLong(t *testing.T) {
 	const most = 400
+	each(t, func(name string, source []byte) {
+		if n := bytes.Count(source, []byte("\n")); n > most && !strings.HasSuffix(name, "_test.go") {
+			t.Errorf("%s has %d lines, more than %d", name, n, most)
+		}
+	})
+}
+
+// A package of the program that starts goroutines has a TestMain that finds those that its
+// tests leave.
+func TestGoroutinesAreSeenToEnd(t *testing.T) {
+	starts, looks := make(map[string]bool), make(map[string]bool)
+	each(t, func(name string, source []byte) {
+		dir := filepath.Dir(name)
+		switch {
+		case strings.HasSuffix(name, "_test.go"):
+			looks[dir] = looks[dir] || bytes.Contains(source, []byte("leak.Main(m, "))
+		case startsGoroutine.Match(source):
+			starts[dir] = true
+		}
+	})
+	for dir := range starts {
+		switch name := filepath.ToSlash(dir); {
+		case strings.HasPrefix(name, "../../e2e"), strings.HasPrefix(name, "../../docker"):
+			// are not the program
+		case name == "../../internal/testbed": // has servers that outlive a test
+		case name == "../../internal/simulate": // synctest sees them
+		case !looks[dir]:
+			t.Errorf("%s starts goroutines, and its tests do not see whether they end", name)
+		}
+	}
+	if len(starts) < 5 {
+		t.Errorf("only %d packages start goroutines", len(starts))
+	}
+}
+
+var startsGoroutine = regexp.MustCompile(`(?m)^\s*(go (func\(|\w[\w.]*\()|\w[\w.]*\.Go\()`)
+
+// each gives the source files of this repository to f.
+func each(t *testing.T, f func(name string, source []byte)) {
+	t.Helper()
 	files := 0
 	err := filepath.WalkDir(filepath.Join("..", ".."), func(name string, e fs.DirEntry, err error) error {
 		switch {
@@ -230,7 +271,7 @@ func TestFilesAreNotLong(t *testing.T) {
 			return err
 		case e.IsDir() && e.Name() != ".." && strings.HasPrefix(e.Name(), "."):
 			return fs.SkipDir
-		case filepath.Ext(name) != ".go", strings.HasSuffix(name, "_test.go"):
+		case filepath.Ext(name) != ".go":
 			return nil
 		}
 		b, err := os.ReadFile(name)
@@ -238,9 +279,7 @@ func TestFilesAreNotLong(t *testing.T) {
 			return err
 		}
 		files++
-		if n := bytes.Count(b, []byte("\n")); n > most {
-			t.Errorf("%s has %d lines, more than %d", name, n, most)
-		}
+		f(name, b)
 		return nil
 	})
 	if err != nil || files == 0 {
