@@ -24,6 +24,9 @@ func TestDeliveredOnAnotherHistory(t *testing.T) {
 		{"left where it begins", History{"7301", 1}, Event{CommitLSN: 0x200, Number: 1}, Event{}},
 		{"another system", History{"7302", 1}, before, Event{}},
 		{"not known", History{"7301", 3}, before, Event{}},
+		// A standby that is behind may be promoted while it is streamed from, and a server can
+		// have lost its newest WAL: other transactions take the places of those that follow.
+		{"the server does not have it", History{"7301", 2}, Event{CommitLSN: 0x300, Number: 1}, Event{}},
 	} {
 		d, err := Decide(Situation{
 			Server: Server{SystemID: "7301", Timeline: 2, FlushLSN: 0x300, SlotName: "a", Slot: &Slot{Name: "a", ConfirmedFlush: 0x100},

@@ -61,9 +61,13 @@ type History struct {
 }
 
 // delivered is Delivered, if the server has it. On another history the same position is
-// another event's, which must not be passed over.
+// another event's, which must not be passed over; and so it will be on a server whose WAL ends
+// before it: on a standby that is behind, once that is promoted while it is streamed from.
 func (s Situation) delivered() Event {
 	on, server := s.On, s.Server
+	if s.Delivered.CommitLSN >= server.FlushLSN {
+		return Event{}
+	}
 	if on == (History{server.SystemID, server.Timeline}) {
 		return s.Delivered
 	}
