@@ -2,6 +2,7 @@ package offsets
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,10 @@ func (c *Committer) HoldBack(r Rewind, now func() time.Time) {
 // from now on. Any goroutine may call it.
 func (c *Committer) Saw(o Outbox) { c.saw.Store(&o) }
 
+// ErrUnknownTimeline is returned by Commit where a position is not stored because PostgreSQL
+// does not tell of which timeline it is. A later session can tell.
+var ErrUnknownTimeline = errors.New("the standby's timeline is not known")
+
 // Follow makes the Committer ask for the timeline of each new position: that of a
 // standby changes while it streams. It is called before the first Commit.
 func (c *Committer) Follow(timeline func(context.Context) (int32, error)) { c.timeline = timeline }
@@ -79,7 +84,7 @@ func (c *Committer) Commit(ctx context.Context) (Position, error) {
 		// What was received until now is of the timeline of now, or from before it.
 		timeline, err := c.timeline(ctx)
 		if err != nil {
-			return c.at, err
+			return c.at, fmt.Errorf("%w: %w", ErrUnknownTimeline, err)
 		}
 		next.Timeline = timeline
 	}

@@ -239,8 +239,8 @@ var ErrConfiguration = errors.New("the configuration cannot work")
 
 // side tells who had a fault, for the metrics.
 func side(err error) string {
-	if server := (*serverError)(nil); errors.As(err, &server) {
-		return "postgres"
+	if errors.Is(err, offsets.ErrUnknownTimeline) {
+		return "postgres" // whoever needs it
 	}
 	if stored := (*guarantee.StoreError)(nil); errors.As(err, &stored) {
 		return "store"

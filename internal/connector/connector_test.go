@@ -39,8 +39,8 @@ func TestPermanentOrTransient(t *testing.T) {
 		{replication.SlotInUse(errors.New("it is active")), false, "postgres"},
 		{&sink.FailedError{Err: io.EOF}, false, "kafka"},
 		{&sink.FailedError{Err: sink.ErrFenced}, false, "kafka"},
-		{&sink.FailedError{Err: &serverError{io.EOF}}, false, "postgres"},
-		{&guarantee.StoreError{Err: &serverError{io.EOF}}, false, "postgres"},
+		{&sink.FailedError{Err: offsets.ErrUnknownTimeline}, false, "postgres"},
+		{&guarantee.StoreError{Err: offsets.ErrUnknownTimeline}, false, "postgres"},
 		{&format.RegistryError{Err: io.EOF}, false, "registry"},
 	} {
 		for _, err := range []error{test.err, fmt.Errorf("event id %q: %w", "1", test.err), &replication.Error{Err: test.err, Hint: "do this"}} {

@@ -300,7 +300,9 @@ func (s *session) finalCommit(ctx context.Context, whole bool) error {
 	at, err := s.keeper.Final(ctx, whole)
 	if s.p.unstored = err; err != nil {
 		s.p.log.Warn().Err(err).Msg("the last position was not stored; events after the stored one are published again")
-		s.p.shared = true // see what is stored before the next session
+		// See what is stored before the next session. Where the slot is the store, it has less
+		// than is known here, and may be another standby's by then.
+		s.p.shared = s.p.shared || s.p.o.Store != nil
 	}
 	s.p.stored = s.p.stored || !at.Same(*s.p.known)
 	*s.p.known = at

@@ -12,6 +12,7 @@ import (
 	"outboxd/internal/flow"
 	"outboxd/internal/guarantee"
 	"outboxd/internal/replication"
+	"outboxd/offsets"
 	"outboxd/sink"
 )
 
@@ -174,6 +175,9 @@ func (s *session) drain() error {
 	}
 	if s.sink.InFlight() > 0 || s.sink.Err() != nil {
 		return s.undelivered()
+	}
+	if errors.Is(stored, offsets.ErrUnknownTimeline) && acks.Err() == nil {
+		return stored // and here
 	}
 	if stored != nil {
 		return fmt.Errorf("%w: the last position could not be stored, events after the stored one are published again at the next start: %w", ErrUnclean, stored)

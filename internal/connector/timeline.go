@@ -26,21 +26,15 @@ func (f *followed) Now(ctx context.Context) (int32, error) {
 	}
 	now, same, err := f.Timeline.Now(ctx)
 	if err != nil {
-		return 0, &serverError{err}
+		return 0, err
 	}
 	if f.seen != 0 && now != f.seen && !same {
-		f.lost = &serverError{fmt.Errorf("the standby is on timeline %d, and was on timeline %d when it was asked over an earlier connection; the session begins again", now, f.seen)}
+		f.lost = fmt.Errorf("the standby is on timeline %d, and was on timeline %d when it was asked over an earlier connection; the session begins again", now, f.seen)
 		return 0, f.lost
 	}
 	f.seen = now
 	return now, nil
 }
-
-// serverError is a fault of PostgreSQL where a position is to be stored.
-type serverError struct{ err error }
-
-func (e *serverError) Error() string { return e.err.Error() }
-func (e *serverError) Unwrap() error { return e.err }
 
 // follow begins to follow the timeline of a standby, which is seen, or not known yet: 0.
 // Where to start is decided on what a connection says that is older than this; if the

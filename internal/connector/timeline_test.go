@@ -3,8 +3,11 @@ package connector
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // fakeTimeline is that of a standby.
@@ -13,6 +16,8 @@ type fakeTimeline struct {
 	fail atomic.Bool
 	open atomic.Int32
 	cut  atomic.Bool // the connection that asks is lost
+	// asked counts questions that were not answered.
+	asked atomic.Int32
 }
 
 func timelineAt(now int32) *fakeTimeline {
@@ -23,6 +28,7 @@ func timelineAt(now int32) *fakeTimeline {
 
 func (f *fakeTimeline) Now(context.Context) (now int32, same bool, err error) {
 	if f.fail.Load() {
+		f.asked.Add(1)
 		return 0, false, errors.New("no connection")
 	}
 	return f.now.Load(), f.open.Swap(1) == 1 && !f.cut.Swap(false), nil
@@ -93,6 +99,27 @@ func TestPromotedWhileStreaming(t *testing.T) {
 	}
 }
 
+// A stop that meets a standby that is away has its position stored over the next connection.
+func TestStopWhileTheTimelineIsUnknown(t *testing.T) {
+	h := newHarness(t)
+	store, timeline := &memoryStore{}, timelineAt(1)
+	h.o.Store, h.server.timeline, h.o.ConfirmEvery = store, timeline, time.Hour
+	h.run()
+	h.logged(`"message":"streaming"`)
+	timeline.fail.Store(true)
+	tx := h.server.commit("1")
+	h.delivered()
+	h.stop()
+	h.until("it was asked", func() bool { return timeline.asked.Load() > 0 })
+	timeline.fail.Store(false)
+	if err := h.end(); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if store.saved == nil || store.saved.LSN != tx.end || h.server.slotLSN() != tx.end {
+		t.Errorf("stored %v, confirmed %s, want %s", store.saved, h.server.slotLSN(), tx.end)
+	}
+}
+
 // While the timeline is not known nothing is stored.
 func TestUnknownTimeline(t *testing.T) {
 	h := newHarness(t)
@@ -109,5 +136,33 @@ func TestUnknownTimeline(t *testing.T) {
 	}
 	if store.saved == nil || store.saved.Timeline != 1 {
 		t.Errorf("stored %v, want timeline 1", store.saved)
+	}
+}
+
+// Where the slot is the store, it knows less than a process that has lost its standby before
+// it could confirm, and the next standby's slot less than that one's.
+func TestAnotherStandbyWithoutStore(t *testing.T) {
+	h := newHarness(t)
+	timeline := timelineAt(1)
+	h.server.timeline = timeline
+	h.run()
+	first := h.server.commit("1")
+	h.until("the first event is confirmed", func() bool { return h.server.slotLSN() == first.end })
+	timeline.fail.Store(true)
+	h.server.commit("2")
+	h.until("the second event is there", func() bool { return len(h.records()) == 2 })
+	h.server.update(func() { h.server.confirmed = fakeStart })
+	h.logged("no connection")
+	timeline.fail.Store(false)
+	h.logged(fmt.Sprintf(`"lsn":"%s","slot":"outboxd","message":"streaming"`, first.end))
+	h.stop()
+	if err := h.end(); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if n := timeline.asked.Load(); n > 10 {
+		t.Errorf("asked %d times for the timeline before another session begins", n)
+	}
+	if ids := h.records(); !slices.Equal(ids, []string{"1", "2"}) {
+		t.Errorf("records %q", ids)
 	}
 }

@@ -84,7 +84,8 @@ func (i *interval) Final(ctx context.Context, _ bool) (offsets.Position, error) 
 	}
 }
 
-// stays tells the errors of a store that trying again does not change.
+// stays tells the errors that trying again does not change, or not before there is another
+// session.
 func stays(err error) bool {
-	return errors.Is(err, offsets.ErrUnusable) || errors.Is(err, offsets.ErrStoreTaken)
+	return errors.Is(err, offsets.ErrUnusable) || errors.Is(err, offsets.ErrStoreTaken) || errors.Is(err, offsets.ErrUnknownTimeline)
 }
