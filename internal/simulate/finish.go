@@ -15,7 +15,7 @@ const (
 // memory, and that a stop is clean and nothing is repeated after it.
 func (w *world) finish() {
 	if !w.until(deliverLimit, w.verifier.delivered) {
-		if w.verifier.err() == nil {
+		if w.verifier.err() == nil && !w.gaveUp {
 			w.verifier.breaks("not everything was delivered within %s after the last fault: %s", deliverLimit, w.verifier.missing())
 		}
 		return
@@ -63,7 +63,7 @@ func (w *world) until(limit time.Duration, is func() bool) bool {
 		if is() {
 			return true
 		}
-		if waited >= limit || w.verifier.err() != nil {
+		if waited >= limit || w.gaveUp || w.verifier.err() != nil {
 			return false
 		}
 		w.wait(step)

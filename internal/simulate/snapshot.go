@@ -25,6 +25,8 @@ type snapshot struct {
 	rows []*row // that were committed before it, as they lie in the table
 }
 
+var errSlotMade = fmt.Errorf("%w: the slot was made by another during the backfill", replication.ErrSetup)
+
 func (c *connection) ReplaceSlot() { c.replaces = true }
 
 // Snapshot returns nil if the slot is there. Like MakeSlot it waits for the transactions
@@ -141,7 +143,7 @@ func (s *snapshot) MakeSlot(ctx context.Context) error {
 	case err == nil && inUse:
 		err = replication.SlotInUse(errors.New("another process streams from it"))
 	case err == nil && exists:
-		err = fmt.Errorf("%w: the slot was made by another during the backfill", replication.ErrSetup)
+		err = errSlotMade
 	}
 	return err
 }

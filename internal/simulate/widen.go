@@ -47,6 +47,9 @@ func wide(seed uint64) (options, []step) {
 		hosts := &maker{r: rand.New(rand.NewPCG(seed, 0x686f737473)), o: o}
 		for range 1 + hosts.r.IntN(4) {
 			s := hosts.hostFault()
+			if hosts.r.IntN(4) == 0 {
+				s = hosts.failover()
+			}
 			s.then = hosts.pause()
 			steps = slices.Insert(steps, hosts.r.IntN(len(steps)+1), s)
 		}
@@ -150,6 +153,38 @@ func (m *maker) hostFault() step {
 		behind := w.server.others[0]
 		w.server.update(func() { behind.lagging = true })
 		w.after(d, "that standby catches up", func() { w.server.update(func() { behind.lagging = false }) })
+	}}
+}
+
+// failover makes a step by which the standby that processes reach dies, and one that is a
+// little behind is reached, and promoted while it is streamed from: it has not what they were
+// sent last, and other transactions take its place.
+func (m *maker) failover() step {
+	rows, choice := 1+m.r.IntN(5), m.r.Uint64()
+	before, after := time.Duration(m.r.IntN(60))*time.Millisecond, time.Duration(m.r.IntN(60))*time.Millisecond
+	return step{what: fmt.Sprintf("the standby dies %s after a transaction that the next one has not, which is promoted %s after it is streamed from", before, after), do: func(w *world) {
+		if len(w.server.others) == 0 {
+			return
+		}
+		commit := func(choice uint64) {
+			tx := w.server.begin()
+			w.insert(tx, rows, false, choice)
+			w.server.finish(tx, true)
+		}
+		w.server.update(func() { w.server.others[0].lagging = true })
+		commit(choice)
+		w.wait(before)
+		w.fault()
+		w.server.anotherHost(true)
+		w.lostPositions()
+		for range 200 {
+			if w.wait(5 * time.Millisecond); w.server.sending() {
+				break
+			}
+		}
+		w.wait(after)
+		w.server.promoteStreaming(true)
+		commit(choice + 1)
 	}}
 }
 

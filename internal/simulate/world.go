@@ -15,6 +15,7 @@ import (
 	"outboxd/internal/connector"
 	"outboxd/internal/guarantee"
 	"outboxd/offsets"
+	"outboxd/sink"
 )
 
 const (
@@ -44,6 +45,7 @@ type world struct {
 	replay    *replay // nil: none was begun; guarded by verifier.mu
 	falls     int     // how often the slot may have fallen back
 	mixed     bool    // a process has ended since the last look
+	gaveUp    bool    // a backfill takes longer than its transaction may
 	faults    int     // how many have begun or ended
 	calmFrom  time.Time
 	restarts  []restart
@@ -141,7 +143,7 @@ func (w *world) run(steps []step) error {
 		w.note("> %s", s.what)
 		s.do(w)
 		w.wait(s.then)
-		if err := w.verifier.err(); err != nil {
+		if err := w.verifier.err(); err != nil || w.gaveUp {
 			return err
 		}
 	}
@@ -285,6 +287,12 @@ func (w *world) judge(p *process) {
 		}
 	case errors.Is(p.err, guarantee.ErrTakenOver) && w.started > 1:
 		v.faults = true
+	case errors.Is(p.err, errSlotMade) && w.started > 1:
+		v.faults = true // where an operator had accepted a gap meanwhile
+	case errors.Is(p.err, sink.ErrExpired) && w.o.backfill > 0:
+		// The operator is told to raise the time-out, which kfake does not do for an id that
+		// it knows.
+		w.gaveUp = true
 	default:
 		v.broken("%s failed: %v", p.name, p.err)
 	}

@@ -87,4 +87,7 @@ var plants = []plant{
 	{"a stop forgets what an earlier session has published in part", []edit{
 		{"internal/connector/session.go", "\t\ts.source.finish = p.sent.CommitLSN\n", "\t\ts.source.finish = 0\n"},
 	}},
+	{"what was delivered counts on a standby that has not got it", []edit{
+		{"offsets/start.go", "s.Delivered.CommitLSN >= server.FlushLSN", "false"},
+	}},
 }
