@@ -117,9 +117,10 @@ func (p *Connector) prepareDeadLetters(ctx context.Context) error {
 // of one.
 func (p *Connector) refusedLate(failed *sink.FailedError) {
 	p.learned = true
+	event := flow.Refused{At: failed.Position, ID: string(failed.ID)}
 	if p.o.DeadLetters != nil && failed.Topic == p.o.DeadLetters.Topic() {
-		p.refused.AddInstead(failed.Position, failed)
+		p.refused.AddInstead(event, failed)
 		return
 	}
-	p.refused.Add(failed.Position, failed)
+	p.refused.Add(event, failed)
 }

@@ -226,7 +226,7 @@ func (f *Flow) publish(ev *decoder.Event) error {
 		return nil // acknowledged in an earlier session
 	}
 	if len(f.o.Refused) > 0 {
-		if r := f.o.Refused[ev.Position]; r.Err != nil {
+		if r := f.o.Refused[refusedOf(ev)]; r.Err != nil {
 			return f.poison(ev, r.Err)
 		}
 	}

@@ -198,7 +198,7 @@ func TestPoisonStops(t *testing.T) {
 		},
 		"broker": func(w *world) {
 			w.o.Refused = Refusals{}
-			w.o.Refused.Add(decoder.Position{CommitLSN: 0x110, Number: 2}, bad)
+			w.o.Refused.Add(Refused{decoder.Position{CommitLSN: 0x110, Number: 2}, "2"}, bad)
 		},
 		"a door that does not want it": func(w *world) {
 			w.source.queue = transaction(0x110, 0x140, "a", "bad", "c")
@@ -240,7 +240,7 @@ func TestPoisonDoor(t *testing.T) {
 	w := newWorld(slices.Concat(transaction(0x110, 0x140, "a", "bad", "c"), transaction(0x150, 0x180, "bad"))...)
 	w.o.Poison = letters
 	w.o.Refused = Refusals{}
-	w.o.Refused.Add(decoder.Position{CommitLSN: 0x110, Number: 1}, errors.New("refused"))
+	w.o.Refused.Add(Refused{decoder.Position{CommitLSN: 0x110, Number: 1}, "1"}, errors.New("refused"))
 	f := New(w.o)
 	if err := f.Run(); err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func TestPoisonDoorFails(t *testing.T) {
 		"refused again and again": {func(Poisoned, *sink.Delivery) (bool, error) { panic("asked about its own record") },
 			func(w *world) {
 				for range maxInstead + 1 {
-					w.o.Refused.AddInstead(decoder.Position{CommitLSN: 0x110, Number: 1}, errors.New("the last reason"))
+					w.o.Refused.AddInstead(Refused{decoder.Position{CommitLSN: 0x110, Number: 1}, "1"}, errors.New("the last reason"))
 				}
 			}, true, "the last reason"},
 		"too large, however small": {func(_ Poisoned, d *sink.Delivery) (bool, error) { d.Topic = "full"; return true, nil },
@@ -311,7 +311,7 @@ func TestPoisonDoorFails(t *testing.T) {
 func TestPoisonDoorAgain(t *testing.T) {
 	w := newWorld(transaction(0x110, 0x140, "bad")...)
 	w.o.Refused = Refusals{}
-	w.o.Refused.AddInstead(decoder.Position{CommitLSN: 0x110, Number: 1}, errors.New("refused"))
+	w.o.Refused.AddInstead(Refused{decoder.Position{CommitLSN: 0x110, Number: 1}, "1"}, errors.New("refused"))
 	w.kafka.refuse = map[string]error{"try-1": poison.TooLarge.Mark(sink.ErrUndeliverable), "try-2": poison.TooLarge.Mark(sink.ErrUndeliverable)}
 	w.o.Poison = func(e Poisoned, d *sink.Delivery) (bool, error) {
 		if len(e.Row.Columns) != len(columns) || string(e.Row.Columns[2].Value) != "bad" {
@@ -329,12 +329,24 @@ func TestPoisonDoorAgain(t *testing.T) {
 // Refusals are kept until their transactions are confirmed.
 func TestRefusalsForget(t *testing.T) {
 	r := Refusals{}
-	r.Add(decoder.Position{CommitLSN: 0x110, Number: 1}, errors.New("x"))
-	r.Add(decoder.Position{CommitLSN: 0x160, Number: 1}, errors.New("x"))
+	before, behind := Refused{decoder.Position{CommitLSN: 0x110, Number: 1}, "a"}, Refused{decoder.Position{CommitLSN: 0x160, Number: 1}, "b"}
+	r.Add(before, errors.New("x"))
+	r.Add(behind, errors.New("x"))
 	r.Forget(0x140)
-	if _, ok := r[decoder.Position{CommitLSN: 0x160, Number: 1}]; !ok || len(r) != 1 {
+	if _, ok := r[behind]; !ok || len(r) != 1 {
 		t.Errorf("%v", r)
 	}
+}
+
+// Another event at the same place, of another history of the server, was not refused.
+func TestAnotherEventWasRefused(t *testing.T) {
+	w := newWorld(transaction(0x110, 0x140, "a")...)
+	w.o.Refused = Refusals{}
+	w.o.Refused.Add(Refused{decoder.Position{CommitLSN: 0x110, Number: 1}, "another"}, errors.New("refused"))
+	if err := New(w.o).Run(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, "a", 0x140)
 }
 
 // locked counts how often it was asked for, given up, and whether it is held. Another one

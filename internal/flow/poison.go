@@ -27,7 +27,18 @@ func (e *PoisonError) Unwrap() []error { return []error{ErrPoison, e.Err} }
 // Refusals are events that Kafka refused for ever after they had been sent. A sink that
 // fails takes with it what was in flight; that is sent again, and then the event is
 // decided about.
-type Refusals map[decoder.Position]Refusal
+type Refusals map[Refused]Refusal
+
+// Refused is the event that Kafka refused. Its position alone would be another event's once
+// the server has another history.
+type Refused struct {
+	At decoder.Position
+	ID string // "" where it has none
+}
+
+func refusedOf(ev *decoder.Event) Refused {
+	return Refused{ev.Position, string(ev.Values[decoder.ID])}
+}
 
 // Refusal is what Kafka refused.
 type Refusal struct {
@@ -38,25 +49,25 @@ type Refusal struct {
 	Last    error
 }
 
-// Add notes that the event at this position was refused.
-func (r Refusals) Add(at decoder.Position, err error) {
-	known := r[at]
+// Add notes that the event was refused.
+func (r Refusals) Add(event Refused, err error) {
+	known := r[event]
 	known.Err = err
-	r[at] = known
+	r[event] = known
 }
 
 // AddInstead notes that the record was refused that was sent instead of the event.
-func (r Refusals) AddInstead(at decoder.Position, err error) {
-	known := r[at]
+func (r Refusals) AddInstead(event Refused, err error) {
+	known := r[event]
 	known.Instead, known.Last = known.Instead+1, err
-	r[at] = known
+	r[event] = known
 }
 
 // Forget drops what lies in transactions before this commit LSN: they are confirmed.
 func (r Refusals) Forget(before pglogrepl.LSN) {
-	for at := range r {
-		if at.CommitLSN < before {
-			delete(r, at)
+	for event := range r {
+		if event.At.CommitLSN < before {
+			delete(r, event)
 		}
 	}
 }
@@ -72,7 +83,7 @@ func (f *Flow) poison(ev *decoder.Event, cause error) error {
 	if f.o.Poison == nil {
 		return poisonError(ev, cause)
 	}
-	refusal := f.o.Refused[ev.Position]
+	refusal := f.o.Refused[refusedOf(ev)]
 	e := Poisoned{ev, f.o.Decoder.Row(f.data), cause, refusal.Instead}
 	for ; e.Attempt <= maxInstead; e.Attempt++ {
 		d := f.o.Sink.Next()
