@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"maps"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -65,5 +68,75 @@ func TestStandbyCrashesAndIsPromoted(t *testing.T) {
 	c.stop()
 	if r := s.verify(); r.committed != 40 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// The standby that outboxd streams from dies with its primary, and the next one has not got
+// what was delivered last. It is promoted while outboxd streams from it: its transactions
+// take the places in the WAL of those that it has not got, and every one is delivered.
+func TestNextStandbyIsBehindAndPromoted(t *testing.T) {
+	t.Parallel()
+	primary := ownPostgres(t, testbed.PostgresOptions{})
+	s := newScenario(t, primary, nil)
+	s.exec("CREATE PUBLICATION outboxd FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true)")
+	first, next := s.startStandby(nil), s.startStandby(nil)
+	// What the first one delivers is not stored by the time that it dies.
+	s.extra = `delivery: {store: file, file: "` + filepath.Join(t.TempDir(), "position.json") + `", confirm_interval: 1h}` +
+		"\nerrors: {retry: {min: 50ms, max: 500ms}}"
+	s.dsn = fmt.Sprintf("postgres://postgres@%s,%s/%s?sslmode=disable&target_session_attrs=standby", first.Addr(), next.Addr(), s.database)
+	made := make(chan error, 1)
+	go func() {
+		made <- next.Exec(t.Context(), s.database, "SELECT pg_create_logical_replication_slot('"+s.slotName+"', 'pgoutput')")
+	}()
+	c := s.start()
+	waitFor(t, 60*time.Second, func() (string, bool) {
+		s.exec("SELECT pg_log_standby_snapshot()")
+		return "not streaming, or no slot:\n" + c.tail(20), c.logged(`"message":"streaming"`) && len(made) == 1
+	})
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	s.events(1, 10)
+	waitValue(t, next, "SELECT (pg_last_wal_replay_lsn() >= '"+s.value("SELECT pg_current_wal_flush_lsn()::text")+"')::text", "true")
+
+	setting(t, next, "primary_conninfo", "host=127.0.0.1 port=1")
+	waitValue(t, next, "SELECT count(*)::text FROM pg_stat_wal_receiver", "0")
+	s.exec("SELECT pg_logical_emit_message(false, 'others', repeat('x', 4000000))")
+	s.events(11, 20)
+	waitFor(t, 30*time.Second, func() (string, bool) {
+		n := len(s.read())
+		return fmt.Sprintf("%d of 20 events", n), n == 20
+	})
+	phantoms := s.rows()
+	for _, p := range []*testbed.Postgres{first, primary} {
+		if err := p.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, 60*time.Second, func() (string, bool) {
+		return "not streaming again:\n" + c.tail(20), c.count(`"message":"streaming"`) == 2
+	})
+	s.promote(next)
+	s.exec("SELECT setval(pg_get_serial_sequence('outbox', 'id'), 1000)")
+	s.events(21, 30)
+	waitFor(t, 30*time.Second, func() (string, bool) {
+		n := len(s.read())
+		return fmt.Sprintf("%d events", n), n >= 30
+	})
+	c.kill()
+	// Not in the order of positions: those of two histories say nothing of each other.
+	came := make(map[string]int)
+	for _, r := range s.read() {
+		came[r.id]++
+	}
+	rows := s.rows()
+	maps.Copy(phantoms, rows)
+	for id := range phantoms {
+		if came[id] != 1 {
+			t.Errorf("event %s came %d times", id, came[id])
+		}
+	}
+	if len(rows) != 20 || len(phantoms) != 30 || len(came) != 30 {
+		t.Errorf("%d rows, %d events of either history, %d that came", len(rows), len(phantoms), len(came))
 	}
 }

@@ -3,6 +3,7 @@ package offsets
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -60,21 +61,30 @@ type History struct {
 	Timeline int32
 }
 
-// delivered is Delivered, if the server has it. On another history the same position is
-// another event's, which must not be passed over; and so it will be on a server whose WAL ends
-// before it: on a standby that is behind, once that is promoted while it is streamed from.
-func (s Situation) delivered() Event {
+// shared is up to where the server has the WAL of the history On, 0 for nothing. Behind that
+// the same position is another event's, or will be: also on a standby that is behind, once that
+// is promoted while it is streamed from.
+func (s Situation) shared() pglogrepl.LSN {
 	on, server := s.On, s.Server
-	if s.Delivered.CommitLSN >= server.FlushLSN {
+	if on == (History{server.SystemID, server.Timeline}) {
+		return server.FlushLSN
+	}
+	if left, known := server.Switches[on.Timeline]; known && on.SystemID == server.SystemID {
+		return min(left, server.FlushLSN)
+	}
+	return 0
+}
+
+// delivered is Delivered as far as the server has it: no other event must be passed over.
+func (s Situation) delivered() Event {
+	shared := s.shared()
+	switch {
+	case s.Delivered.CommitLSN < shared:
+		return s.Delivered
+	case shared == 0:
 		return Event{}
 	}
-	if on == (History{server.SystemID, server.Timeline}) {
-		return s.Delivered
-	}
-	if left, known := server.Switches[on.Timeline]; known && on.SystemID == server.SystemID && s.Delivered.CommitLSN < left {
-		return s.Delivered
-	}
-	return Event{}
+	return Event{CommitLSN: shared - 1, Number: math.MaxUint32}
 }
 
 // ID is whether a process has the transactional id.

@@ -123,7 +123,10 @@ type Connector struct {
 	// which PostgreSQL has been confirmed, as far as is known. unstored is why the
 	// last position could not be stored.
 	sent, settled decoder.Position
-	unstored      error
+	// lacking says that the server had not got sent when the session began: it is a standby
+	// that may get it, or one that was promoted without it. A stop does not wait for it.
+	lacking  bool
+	unstored error
 	// backfilled is how many rows of a backfill were handed to Kafka, 0 once the slot is
 	// there: until then the next start publishes them again.
 	backfilled int64

@@ -127,7 +127,7 @@ func (p *Connector) newSession(stream Stream) (*session, error) {
 		Due: s.lookSoon, Confirmed: p.o.Status.Confirmed,
 	})
 	s.source = &walSource{stream: stream, waiting: p.limits.acks}
-	if !p.covers(p.sent) {
+	if !p.covers(p.sent) && !p.lacking {
 		s.source.finish = p.sent.CommitLSN
 	}
 	p.refused.Forget(p.known.LSN)

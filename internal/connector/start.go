@@ -72,6 +72,7 @@ func (p *Connector) start(ctx context.Context, conn Connection) (Stream, error) 
 			s.Outbox, err = p.verify(ctx, conn, &s.Server)
 			s.Verified = true
 		case offsets.Stream:
+			p.lacking = p.sent.CommitLSN >= s.Server.FlushLSN
 			return p.stream(ctx, conn, d)
 		}
 		if err != nil {

@@ -239,8 +239,11 @@ func (s *session) undelivered() error {
 	return fmt.Errorf("%w: %d events were sent and not acknowledged by Kafka; they are published again at the next start", ErrUnclean, s.sink.InFlight())
 }
 
-// inPart is the error of a stop inside a transaction.
+// inPart is the error of a stop inside a transaction, or before what the server has not got.
 func (p *Connector) inPart() error {
+	if p.lacking {
+		return fmt.Errorf("%w: this server has not got what was published last, up to %s; if it is a standby that gets it, that is published again", ErrUnclean, p.sent)
+	}
 	return fmt.Errorf("%w: a transaction was published in part, up to %s; it is published again from its beginning at the next start", ErrUnclean, p.sent)
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -92,6 +94,38 @@ func TestPromotedWhileStreaming(t *testing.T) {
 	h.until("the event is stored", func() bool { return h.server.slotLSN() == tx.end })
 	h.stop()
 	if err := h.end(); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if store.saved.Timeline != 2 || store.saved.LSN != tx.end {
+		t.Errorf("stored %v on timeline %d, want %s on timeline 2", store.saved, store.saved.Timeline, tx.end)
+	}
+}
+
+// A standby that has not got what was delivered last may get it, and then that is published
+// again: a stop says so, and does not wait for it. If it is promoted without it, what takes its
+// place in the WAL is delivered.
+func TestStandbyLacksWhatWasDelivered(t *testing.T) {
+	h := newHarness(t)
+	store, timeline := &memoryStore{}, timelineAt(1)
+	h.o.Store, h.server.timeline, h.o.ConfirmEvery = store, timeline, time.Hour
+	h.o.DrainTimeout = time.Hour // it is not waited for
+	h.run()
+	h.logged(`"message":"streaming"`)
+	h.server.commit("1")
+	h.server.commit("2")
+	h.until("delivered", func() bool { return len(h.records()) == 2 })
+	timeline.fail.Store(true)
+	h.server.update(func() { // another standby, which has less
+		h.server.txs, h.server.flush, h.server.ended = nil, fakeStart, io.ErrUnexpectedEOF
+	})
+	h.logged("not streaming")
+	timeline.fail.Store(false)
+	h.until("it streams again", func() bool { return h.log.count(`"message":"streaming"`) == 2 })
+	timeline.now.Store(2)
+	tx := h.server.commit("3") // in the place of the first
+	h.until("delivered", func() bool { return len(h.records()) == 3 })
+	h.stop()
+	if err := h.end(); !errors.Is(err, ErrUnclean) || !strings.Contains(err.Error(), "this server has not got what was published last") {
 		t.Errorf("the stop: %v", err)
 	}
 	if store.saved.Timeline != 2 || store.saved.LSN != tx.end {

@@ -88,6 +88,6 @@ var plants = []plant{
 		{"internal/connector/session.go", "\t\ts.source.finish = p.sent.CommitLSN\n", "\t\ts.source.finish = 0\n"},
 	}},
 	{"what was delivered counts on a standby that has not got it", []edit{
-		{"offsets/start.go", "s.Delivered.CommitLSN >= server.FlushLSN", "false"},
+		{"offsets/start.go", "\t\treturn server.FlushLSN\n", "\t\treturn math.MaxUint64\n"},
 	}},
 }
