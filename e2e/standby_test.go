@@ -124,7 +124,8 @@ func TestNextStandbyIsBehindAndPromoted(t *testing.T) {
 		return fmt.Sprintf("%d events", n), n >= 30
 	})
 	c.kill()
-	// Not in the order of positions: those of two histories say nothing of each other.
+	// Not in the order of positions: those of two histories say nothing of each other. What
+	// both standbys have may come again, since nobody could ask the first one's timeline.
 	came := make(map[string]int)
 	for _, r := range s.read() {
 		came[r.id]++
@@ -132,8 +133,8 @@ func TestNextStandbyIsBehindAndPromoted(t *testing.T) {
 	rows := s.rows()
 	maps.Copy(phantoms, rows)
 	for id := range phantoms {
-		if came[id] != 1 {
-			t.Errorf("event %s came %d times", id, came[id])
+		if came[id] == 0 {
+			t.Errorf("event %s did not come", id)
 		}
 	}
 	if len(rows) != 20 || len(phantoms) != 30 || len(came) != 30 {

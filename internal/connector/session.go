@@ -304,6 +304,11 @@ func (s *session) finalCommit(ctx context.Context, whole bool) error {
 		// than is known here, and may be another standby's by then.
 		s.p.shared = s.p.shared || s.p.o.Store != nil
 	}
+	if errors.Is(err, offsets.ErrUnknownTimeline) {
+		// What was delivered since the last position may be of a timeline on which no other
+		// server is: of a standby that was promoted by mistake, or for a test.
+		s.p.published = decoder.Position{}
+	}
 	s.p.stored = s.p.stored || !at.Same(*s.p.known)
 	*s.p.known = at
 	s.p.streamedOn.Timeline = at.Timeline // that of a standby may have changed

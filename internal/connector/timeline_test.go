@@ -196,7 +196,34 @@ func TestAnotherStandbyWithoutStore(t *testing.T) {
 	if n := timeline.asked.Load(); n > 10 {
 		t.Errorf("asked %d times for the timeline before another session begins", n)
 	}
-	if ids := h.records(); !slices.Equal(ids, []string{"1", "2"}) {
+	if ids := h.records(); !slices.Equal(ids, []string{"1", "2", "2"}) {
+		t.Errorf("records %q", ids)
+	}
+}
+
+// Nobody knows whether a standby that is gone had been promoted, and what it sent last is of a
+// timeline that no other server has: that is not passed over at the next one.
+func TestDeliveredOnAnUnknownTimeline(t *testing.T) {
+	h := newHarness(t)
+	store, timeline := &memoryStore{}, timelineAt(1)
+	h.o.Store, h.server.timeline, h.o.ConfirmEvery = store, timeline, time.Hour
+	h.run()
+	h.logged(`"message":"streaming"`)
+	h.server.commit("1")
+	h.server.commit("2")
+	h.until("delivered", func() bool { return len(h.records()) == 2 })
+	timeline.fail.Store(true)
+	h.server.update(func() { h.server.txs, h.server.flush, h.server.ended = nil, fakeStart, io.ErrUnexpectedEOF })
+	h.server.commit("1 of the others")
+	h.server.commit("2 of the others")
+	h.logged("not streaming")
+	timeline.fail.Store(false)
+	h.until("delivered", func() bool { return len(h.records()) == 4 })
+	h.stop()
+	if err := h.end(); err != nil {
+		t.Errorf("the stop: %v", err)
+	}
+	if ids := h.records(); !slices.Equal(ids, []string{"1", "2", "1 of the others", "2 of the others"}) {
 		t.Errorf("records %q", ids)
 	}
 }
