@@ -39,7 +39,8 @@ type verifier struct {
 	// overlap says that two processes have run at the same time, without transactions.
 	// What the one has sent when it loses the slot can arrive among the events of the
 	// other: a repetition need not be a suffix then.
-	overlap bool
+	overlap  bool
+	accepted bool // an operator has accepted a gap
 	// clean is arrivals at a clean stop, and cleanFrom at the start of the process:
 	// what has come between is not repeated. 0: it may be.
 	cleanFrom, clean int
@@ -186,7 +187,7 @@ func (v *verifier) started(p *process, from *slot, at pglogrepl.LSN) {
 	defer v.mu.Unlock()
 	p.streamed, p.at, p.falls = true, from, v.w.falls
 	if p.accepts {
-		v.clean = 0
+		v.clean, v.accepted = 0, true
 		v.excuse(at)
 		if v.w.o.hosts > 0 {
 			// The stored position may be on a history that this server knows nothing of,

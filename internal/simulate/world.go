@@ -45,6 +45,7 @@ type world struct {
 	replay    *replay // nil: none was begun; guarded by verifier.mu
 	falls     int     // how often the slot may have fallen back
 	mixed     bool    // a process has ended since the last look
+	toAccept  bool    // the next process, since the one that was to has ended before it did
 	gaveUp    bool    // a backfill takes longer than its transaction may
 	faults    int     // how many have begun or ended
 	calmFrom  time.Time
@@ -252,6 +253,7 @@ func (w *world) judge(p *process) {
 	defer v.mu.Unlock()
 	v.reader.expect()
 	v.sync()
+	w.toAccept = w.toAccept || p.accepts
 	w.note("%s: ended: %v", p.name, p.err)
 	var refused *offsets.RefusedError
 	switch {
@@ -311,6 +313,7 @@ func (w *world) kill(p *process, arrives bool) {
 	v := w.verifier
 	v.mu.Lock()
 	v.faults, v.clean = true, 0
+	w.toAccept = w.toAccept || p.accepts
 	v.mu.Unlock()
 	w.note("%s: killed", p.name)
 }
@@ -346,6 +349,7 @@ func (w *world) heal() {
 
 func (w *world) startProcess(accepts bool) {
 	w.started++
+	accepts, w.toAccept = accepts || w.toAccept, false
 	if len(w.processes) > 0 && !w.o.exactly {
 		w.verifier.mu.Lock()
 		w.verifier.overlap = true
