@@ -333,6 +333,10 @@ func TestStreamFromStandby(t *testing.T) {
 			s.dsn += "&target_session_attrs=standby"
 			s.start().failsWith(1, "create it on the primary", "this is a standby")
 			s.exec("CREATE PUBLICATION outboxd FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true)")
+			waitFor(t, 60*time.Second, func() (string, bool) {
+				n, err := standby.QueryValue(t.Context(), s.database, "SELECT count(*)::text FROM pg_publication")
+				return fmt.Sprintf("%s publications on the standby, %v", n, err), n == "1"
+			})
 
 			snapshot := func() { s.exec("SELECT pg_log_standby_snapshot()") }
 			confirmed := func() {

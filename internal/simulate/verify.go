@@ -41,6 +41,7 @@ type verifier struct {
 	// other: a repetition need not be a suffix then.
 	overlap  bool
 	accepted bool // an operator has accepted a gap
+	refused  bool // a process has refused a position for a reason, which nobody has accepted yet
 	// clean is arrivals at a clean stop, and cleanFrom at the start of the process:
 	// what has come between is not repeated. 0: it may be.
 	cleanFrom, clean int
@@ -206,7 +207,9 @@ func (v *verifier) started(p *process, from *slot, at pglogrepl.LSN) {
 func (v *verifier) begun(p *process) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p.accepts = false
+	if p.accepts {
+		p.accepts, v.refused = false, false
+	}
 	if v.sync(); p.owner != "" && !v.owners[p.owner] {
 		v.broken("%s streams and has not claimed the position", p.name)
 	}

@@ -277,7 +277,7 @@ func (w *world) judge(p *process) {
 		ahead := errors.Is(p.err, offsets.ErrSlotAhead)
 		takenOver := ahead && !w.o.exactly && w.o.store != "file" && v.overlap
 		earlier := ahead && w.slotOnly() && w.o.hosts > 0 && w.started > 1
-		if v.refusals == p.refusals && !takenOver && !earlier {
+		if v.refused = v.refused || v.refusals != p.refusals || takenOver || earlier; !v.refused {
 			v.broken("%s refuses a position without a reason: %v", p.name, p.err)
 		}
 		if !w.stopped {
@@ -361,7 +361,7 @@ func (w *world) startProcess(accepts bool) {
 	w.verifier.reader.expect()
 	w.verifier.sync() // what those before it have written is not its own
 	p.from, p.refusals, p.falls = w.verifier.arrivals, w.verifier.refusals, w.falls
-	if w.verifier.refusable || bare {
+	if w.verifier.refusable || w.verifier.refused || bare {
 		p.refusals--
 	}
 	w.verifier.mu.Unlock()
