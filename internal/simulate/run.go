@@ -108,7 +108,13 @@ func (p *process) positions(o sink.Options, log zerolog.Logger) (*positions.Stor
 }
 
 func (p *process) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	return p.w.kafka.dial(ctx, p, addr)
+	conn, err := p.w.kafka.dial(ctx, p, addr)
+	if err != nil {
+		// The client tries again at once where it aborts what is buffered (franz-go v1.22.3):
+		// if that took no time, none would ever pass.
+		time.Sleep(time.Millisecond)
+	}
+	return conn, err
 }
 
 // clock stands still while the process is paused, as seen by the process itself: it
