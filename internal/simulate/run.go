@@ -107,12 +107,18 @@ func (p *process) positions(o sink.Options, log zerolog.Logger) (*positions.Stor
 		Client: append(o.Connection(), kgo.DisableClientMetrics())})
 }
 
+// refusalTakes is after how long a connection is refused.
+const refusalTakes = time.Millisecond
+
 func (p *process) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	conn, err := p.w.kafka.dial(ctx, p, addr)
 	if err != nil {
 		// The client tries again at once where it aborts what is buffered (franz-go v1.22.3):
 		// if that took no time, none would ever pass.
-		time.Sleep(time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-time.After(refusalTakes):
+		}
 	}
 	return conn, err
 }
