@@ -101,23 +101,29 @@ func TestPromotedWhileStreaming(t *testing.T) {
 	}
 }
 
-// A standby that has not got what was delivered last may get it, and then that is published
-// again: a stop says so, and does not wait for it. If it is promoted without it, what takes its
-// place in the WAL is delivered.
-func TestStandbyLacksWhatWasDelivered(t *testing.T) {
+// lostStandby is a run whose standby has gone after it had delivered two events, of which no
+// position is stored. The next one has neither; nobody can ask for its timeline at first.
+func lostStandby(t *testing.T) (*harness, *memoryStore, *fakeTimeline) {
+	t.Helper()
 	h := newHarness(t)
 	store, timeline := &memoryStore{}, timelineAt(1)
 	h.o.Store, h.server.timeline, h.o.ConfirmEvery = store, timeline, time.Hour
-	h.o.DrainTimeout = time.Hour // it is not waited for
+	h.o.DrainTimeout = time.Hour // no test waits for it
 	h.run()
 	h.logged(`"message":"streaming"`)
 	h.server.commit("1")
 	h.server.commit("2")
 	h.until("delivered", func() bool { return len(h.records()) == 2 })
 	timeline.fail.Store(true)
-	h.server.update(func() { // another standby, which has less
-		h.server.txs, h.server.flush, h.server.ended = nil, fakeStart, io.ErrUnexpectedEOF
-	})
+	h.server.update(func() { h.server.txs, h.server.flush, h.server.ended = nil, fakeStart, io.ErrUnexpectedEOF })
+	return h, store, timeline
+}
+
+// A standby that has not got what was delivered last may get it, and then that is published
+// again: a stop says so, and does not wait for it. If it is promoted without it, what takes its
+// place in the WAL is delivered.
+func TestStandbyLacksWhatWasDelivered(t *testing.T) {
+	h, store, timeline := lostStandby(t)
 	h.logged("not streaming")
 	timeline.fail.Store(false)
 	h.until("it streams again", func() bool { return h.log.count(`"message":"streaming"`) == 2 })
@@ -204,16 +210,7 @@ func TestAnotherStandbyWithoutStore(t *testing.T) {
 // Nobody knows whether a standby that is gone had been promoted, and what it sent last is of a
 // timeline that no other server has: that is not passed over at the next one.
 func TestDeliveredOnAnUnknownTimeline(t *testing.T) {
-	h := newHarness(t)
-	store, timeline := &memoryStore{}, timelineAt(1)
-	h.o.Store, h.server.timeline, h.o.ConfirmEvery = store, timeline, time.Hour
-	h.run()
-	h.logged(`"message":"streaming"`)
-	h.server.commit("1")
-	h.server.commit("2")
-	h.until("delivered", func() bool { return len(h.records()) == 2 })
-	timeline.fail.Store(true)
-	h.server.update(func() { h.server.txs, h.server.flush, h.server.ended = nil, fakeStart, io.ErrUnexpectedEOF })
+	h, _, timeline := lostStandby(t)
 	h.server.commit("1 of the others")
 	h.server.commit("2 of the others")
 	h.logged("not streaming")

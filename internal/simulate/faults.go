@@ -176,9 +176,7 @@ func (m *maker) storeFault(d time.Duration) step {
 	return step{what: fmt.Sprintf("the store of positions fails (hangs %t) for %s, a stop %t", hangs, d, stops), do: func(w *world) {
 		w.fault()
 		if p := w.some(which); stops && p != nil && !p.stopping {
-			tx := w.server.begin() // which is published, and not stored
-			w.insert(tx, 1+int(which%3), false, which)
-			w.server.finish(tx, true)
+			w.commit(1+int(which%3), which)                 // which is published, and not stored
 			soon := time.Duration(which) % w.o.confirmEvery // mostly before the session has tried to store it
 			w.after(max(soon, -soon), p.name+" is to stop", func() {
 				if !p.stopping {

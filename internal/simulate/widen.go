@@ -70,9 +70,7 @@ func wide(seed uint64) (options, []step) {
 	// program ends with what to do.
 	if r.IntN(5000) == 0 && !(o.exactly && o.backfill > 0) {
 		add(step{what: "a transaction of 100000 rows", do: func(w *world) {
-			tx := w.server.begin()
-			w.insert(tx, 100_000, false, seed)
-			w.server.finish(tx, true)
+			w.commit(100_000, seed)
 		}})
 	}
 	if stops := (&maker{r: rand.New(rand.NewPCG(seed, 0x73746f70)), o: o}); stops.r.IntN(8) == 0 {
@@ -93,9 +91,7 @@ func (m *maker) stopAfterCut() step {
 	cut, stop, again := time.Duration(m.r.IntN(100))*time.Millisecond, time.Duration(m.r.IntN(400))*time.Millisecond, m.r.IntN(2) == 0
 	return step{what: fmt.Sprintf("a transaction of %d rows, connections to PostgreSQL are cut after %s, and a stop follows when it streams again (%t) or after %s", rows, cut, again, stop), do: func(w *world) {
 		p, calm := w.some(0), w.calm()
-		tx := w.server.begin()
-		w.insert(tx, rows, false, choice)
-		w.server.finish(tx, true)
+		w.commit(rows, choice)
 		if p == nil || p.stopping {
 			return
 		}
@@ -107,11 +103,7 @@ func (m *maker) stopAfterCut() step {
 		}
 		if again {
 			stop = 0
-			for range 400 {
-				if w.wait(time.Millisecond); w.server.sending() {
-					break
-				}
-			}
+			w.untilSending(400, time.Millisecond)
 		}
 		w.wait(stop)
 		if !p.stopping {
@@ -166,25 +158,16 @@ func (m *maker) failover() step {
 		if len(w.server.others) == 0 {
 			return
 		}
-		commit := func(choice uint64) {
-			tx := w.server.begin()
-			w.insert(tx, rows, false, choice)
-			w.server.finish(tx, true)
-		}
 		w.server.update(func() { w.server.others[0].lagging = true })
-		commit(choice)
+		w.commit(rows, choice)
 		w.wait(before)
 		w.fault()
 		w.server.anotherHost(true)
 		w.lostPositions()
-		for range 200 {
-			if w.wait(5 * time.Millisecond); w.server.sending() {
-				break
-			}
-		}
+		w.untilSending(200, 5*time.Millisecond)
 		w.wait(after)
 		w.server.promoteStreaming(true)
-		commit(choice + 1)
+		w.commit(rows, choice+1)
 	}}
 }
 
@@ -192,8 +175,22 @@ func (m *maker) failover() step {
 func (w *world) fill(n int) {
 	m := &maker{r: newRand(uint64(n)), o: w.o}
 	for range n {
-		tx := w.server.begin()
-		w.insert(tx, m.size(), false, m.r.Uint64())
-		w.server.finish(tx, true)
+		w.commit(m.size(), m.r.Uint64())
+	}
+}
+
+// commit commits a transaction of n rows.
+func (w *world) commit(n int, choice uint64) {
+	tx := w.server.begin()
+	w.insert(tx, n, false, choice)
+	w.server.finish(tx, true)
+}
+
+// untilSending waits until a walsender streams, so many times at most.
+func (w *world) untilSending(times int, each time.Duration) {
+	for range times {
+		if w.wait(each); w.server.sending() {
+			return
+		}
 	}
 }

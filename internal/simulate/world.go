@@ -42,13 +42,13 @@ type world struct {
 	stopped   bool // no process is started again
 	blurred   bool // a process was paused
 	clock     hostClock
-	replay    *replay // nil: none was begun; guarded by verifier.mu
-	falls     int     // how often the slot may have fallen back
-	mixed     bool    // a process has ended since the last look
-	toAccept  bool    // the next process, since the one that was to has ended before it did
-	gaveUp    bool    // a backfill takes longer than its transaction may
-	faults    int     // how many have begun or ended
-	calmFrom  time.Time
+	replay    *replay   // nil: none was begun; guarded by verifier.mu
+	falls     int       // how often the slot may have fallen back
+	mixed     bool      // a process has ended since the last look
+	toAccept  bool      // the next process, since the one that was to has ended before it did
+	gaveUp    bool      // a backfill takes longer than its transaction may
+	faults    int       // how many have begun or ended
+	calmFrom  time.Time // when the effects of those that have begun are over
 	restarts  []restart
 	later     []timed
 	all       sync.WaitGroup // of processes
