@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"outboxd/internal/rawconn"
 )
 
 // ErrPaused fails a sink whose process did not run for too long.
@@ -24,7 +26,7 @@ var ErrPaused = errors.New("the process was stopped")
 // makes it certain.
 type pauses struct {
 	limit time.Duration        // 0: none is too long
-	clock func() time.Duration // nil: sinceBoot
+	clock func() time.Duration // nil: rawconn.SinceBoot
 	beat  atomic.Int64         // when the process was last seen running, by now
 }
 
@@ -33,7 +35,7 @@ func (p *pauses) now() time.Duration {
 	if p.clock != nil {
 		return p.clock()
 	}
-	return sinceBoot()
+	return rawconn.SinceBoot()
 }
 
 // begin notes that the process runs.

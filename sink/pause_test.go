@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"outboxd/internal/rawconn"
 )
 
 // The clock is set back on the sink instead of stopping the process.
@@ -20,11 +22,11 @@ func TestNothingIsSentAfterAPause(t *testing.T) {
 	s := &sender{t: t, k: open(t, c, func(o *Options) { o.PauseLimit = time.Hour })}
 	s.send(testTopic, "k", "0")
 	s.delivered()
-	s.k.pauses.beat.Store(int64(sinceBoot() - time.Hour + time.Minute))
+	s.k.pauses.beat.Store(int64(rawconn.SinceBoot() - time.Hour + time.Minute))
 	s.send(testTopic, "k", "1")
 	s.delivered()
 
-	s.k.pauses.beat.Store(int64(sinceBoot() - 2*time.Hour))
+	s.k.pauses.beat.Store(int64(rawconn.SinceBoot() - 2*time.Hour))
 	s.send(testTopic, "k", "2")
 	select {
 	case <-s.k.Failed():

@@ -4,19 +4,24 @@
 // block. Reads and writes of its sockets never do, and the scheduler is not needed:
 // yet the first such call after the process was idle wakes the runtime's monitoring
 // thread (sysmon), which then looks every 20 µs whether the call has returned. With
-// a thousand small messages a second that is a quarter of the CPU time.
+// a thousand small messages a second that is a quarter of the CPU time. The same holds for
+// every other call that is made once a message and waits for nothing: see Held.
 package rawconn
 
 import (
 	"context"
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 var (
 	disabled atomic.Bool
 	open     atomic.Int64
 )
+
+// started is what SinceBoot counts from where the system tells nothing better.
+var started = time.Now()
 
 // Enable turns raw reads and writes on, as they are by default, or off, for the
 // connections that Dial makes from then on, in the whole process.

@@ -34,14 +34,6 @@ func wrap(c net.Conn) net.Conn {
 	return w
 }
 
-// Held returns how many bytes a socket holds that were not read, and 0 where that cannot
-// be told (TIOCINQ in tcp(7)).
-func Held(fd uintptr) int {
-	var n int32
-	_, _, _ = syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
-	return int(n)
-}
-
 // conn is a socket of the net package, which is in non-blocking mode.
 type conn struct {
 	socket

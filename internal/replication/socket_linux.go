@@ -53,9 +53,7 @@ func (w *tcpWater) mark(bytes int) {
 		return
 	}
 	w.wakesAt = bytes
-	_ = w.raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes)
-	})
+	_ = w.raw.Control(func(fd uintptr) { rawconn.SetLowWater(fd, bytes) })
 }
 
 func (w *tcpWater) await(atMost time.Duration) {
