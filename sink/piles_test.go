@@ -241,7 +241,11 @@ func pilesEndToEnd(t *testing.T, events, size int) {
 	buffer := memory.NewBuffer(ledger)
 	most, held := int64(0), true
 	for i := 1; i < events; i++ {
-		frame, err := buffer.Make(short(t), size)
+		wait := short
+		if !held {
+			wait = limited
+		}
+		frame, err := buffer.Make(wait(t), size)
 		if err != nil { // Kafka does not answer, and the memory is used up
 			if !held {
 				t.Fatal(err)

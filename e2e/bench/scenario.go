@@ -55,6 +55,8 @@ var scenarios = []scenario{
 	{name: "guarantees", title: "catch-up, each guarantee, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).guarantees},
 	{name: "partitions", apart: true, title: "catch-up, few to many partitions", run: variants, forms: manyPartitions, rowsPerTx: 100, payload: 300, share: 0.5, contestants: (*bench).plain},
+	{name: "oncepartitions", apart: true, title: "catch-up, 600 partitions, each guarantee", run: catchUp, rowsPerTx: 100, payload: 300, share: 0.5, partitions: 600,
+		contestants: (*bench).guarantees},
 	{name: "payloads", apart: true, title: "catch-up, small to large payloads", run: variants, forms: payloads(), share: 1, contestants: (*bench).plain},
 	{name: "compression", apart: true, title: "catch-up, each codec, 100-row transactions, 300-byte payloads", run: catchUp, rowsPerTx: 100, payload: 300, share: 1,
 		contestants: (*bench).compressions},
