@@ -33,27 +33,29 @@ func control(t *testing.T, c net.Conn, f func(fd uintptr)) {
 	}
 }
 
-// A reader that is told of four bytes is not woken by three, which the socket holds.
+// A socket that is to hold four bytes is not ready with three.
 func TestSetLowWater(t *testing.T) {
 	ours, theirs := pair(t, "tcp", plain)
-	control(t, ours, func(fd uintptr) {
-		SetLowWater(fd, 4)
-		if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT); n != 4 || err != nil {
-			t.Errorf("%d bytes, %v", n, err)
+	send := func(text string, held int, ready bool) {
+		t.Helper()
+		if _, err := io.WriteString(theirs, text); err != nil {
+			t.Fatal(err)
 		}
-	})
-	if _, err := theirs.Write([]byte("abc")); err != nil {
-		t.Fatal(err)
+		control(t, ours, func(fd uintptr) {
+			for deadline := time.Now().Add(10 * time.Second); Held(fd) < held; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("the socket holds %d bytes, want %d", Held(fd), held)
+				}
+			}
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			if err != nil || ready != (n == 1) {
+				t.Errorf("with %d bytes: ready %d, %v", held, n, err)
+			}
+		})
 	}
-	for held := 0; held < 3; time.Sleep(time.Millisecond) {
-		control(t, ours, func(fd uintptr) { held = Held(fd) })
-	}
-	if _, err := theirs.Write([]byte("d")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(ours, make([]byte, 4)); err != nil {
-		t.Error(err)
-	}
+	control(t, ours, func(fd uintptr) { SetLowWater(fd, 4) })
+	send("abc", 3, false)
+	send("d", 4, true)
 }
 
 // Calls that are made once a message let the runtime's monitoring thread sleep on. The
