@@ -113,8 +113,9 @@ const refusalTakes = time.Millisecond
 func (p *process) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	conn, err := p.w.kafka.dial(ctx, p, addr)
 	if err != nil {
-		// The client tries again at once where it aborts what is buffered (franz-go v1.22.3):
-		// if that took no time, none would ever pass.
+		// What a killed process tries is reset. The client (franz-go v1.22.3) takes that for
+		// something that passes, and tries again at once where it aborts what is buffered: if
+		// that took no time, none would ever pass. (After a refusal it first asks for leaders.)
 		select {
 		case <-ctx.Done():
 		case <-time.After(refusalTakes):
