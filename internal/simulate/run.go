@@ -107,21 +107,8 @@ func (p *process) positions(o sink.Options, log zerolog.Logger) (*positions.Stor
 		Client: append(o.Connection(), kgo.DisableClientMetrics())})
 }
 
-// refusalTakes is after how long a connection is refused.
-const refusalTakes = time.Millisecond
-
 func (p *process) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	conn, err := p.w.kafka.dial(ctx, p, addr)
-	if err != nil {
-		// What a killed process tries is reset. The client (franz-go v1.22.3) takes that for
-		// something that passes, and tries again at once where it aborts what is buffered: if
-		// that took no time, none would ever pass. (After a refusal it first asks for leaders.)
-		select {
-		case <-ctx.Done():
-		case <-time.After(refusalTakes):
-		}
-	}
-	return conn, err
+	return p.w.kafka.dial(ctx, p, addr)
 }
 
 // clock stands still while the process is paused, as seen by the process itself: it

@@ -128,7 +128,6 @@ func (w *world) close() bool {
 	case <-time.After(endLimit):
 		return false
 	}
-	time.Sleep(2 * refusalTakes) // clients that were closed may be about to learn it
 	w.server.stop(true)
 	w.servers.Wait()
 	w.verifier.reader.close()
