@@ -104,6 +104,13 @@ var rooms = map[string]room{
 // no position in its reach.
 const rawconn = "internal/rawconn"
 
+// unix is what makes system calls through Go's scheduler. One that is made once a message
+// wakes the runtime's monitoring thread each time, and belongs into rawconn.
+const unix = "golang.org/x/sys/unix"
+
+// rare are the packages that make such calls, and seldom.
+var rare = []string{rawconn, "internal/replication", "internal/config", "internal/check"}
+
 // e2e may import the tests' servers and nothing else of ours: it drives the
 // binary as a user does.
 const e2e = "e2e"
@@ -169,6 +176,9 @@ func wrong(p listed) (problems []string) {
 	for _, imported := range p.Imports {
 		if imported == "unsafe" && name != rawconn {
 			problems = append(problems, name+" imports unsafe: with it a confirmed position could be forged")
+		}
+		if imported == unix && !inE2E && !slices.Contains(rare, name) {
+			problems = append(problems, name+" imports "+unix+": a system call of each message is one of "+rawconn+"'s")
 		}
 		to, isOurs := strings.CutPrefix(imported, module)
 		switch {
@@ -318,6 +328,11 @@ func TestWrongArrowsAreSeen(t *testing.T) {
 		got := strings.Join(wrong(listed{ImportPath: module + test.from, Imports: []string{"fmt", module + test.to}}), "\n")
 		if test.reason == "" && got != "" || !strings.Contains(got, test.reason) {
 			t.Errorf("%s imports %s: %q, want %q", test.from, test.to, got, test.reason)
+		}
+	}
+	for from, bad := range map[string]bool{"sink": true, "internal/connector": true, "internal/replication": false, rawconn: false} {
+		if got := wrong(listed{ImportPath: module + from, Imports: []string{unix}}); bad != (len(got) > 0) {
+			t.Errorf("%s makes system calls: %q", from, got)
 		}
 	}
 }
