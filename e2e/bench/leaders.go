@@ -24,15 +24,16 @@ type phase struct {
 type outage struct {
 	partitions int // that changed their leaders
 	// longest is the longest time without delivery to one of them, and late the longest
-	// from its new leader to the first delivery.
-	longest, late time.Duration
-	others        time.Duration // the longest without delivery to one of the others
-	asked         asked
+	// from its new leader to the first delivery. Of that, client is the longest time in
+	// which the new leader had no request for the partition: the rest is the cluster's.
+	longest, late, client time.Duration
+	others                time.Duration // the longest without delivery to one of the others
+	asked                 asked
 }
 
 func (o outage) line(name string) string {
-	return fmt.Sprintf("%s: %d partitions, %d ms without delivery, %d ms after the new leader; others %d ms; %d requests for metadata, %d connections refused",
-		name, o.partitions, o.longest.Milliseconds(), o.late.Milliseconds(), o.others.Milliseconds(), o.asked.metadata, o.asked.refused)
+	return fmt.Sprintf("%s: %d partitions, %d ms without delivery, %d ms after the new leader, of them %d ms without a request; others %d ms; %d requests for metadata, %d connections refused",
+		name, o.partitions, o.longest.Milliseconds(), o.late.Milliseconds(), o.client.Milliseconds(), o.others.Milliseconds(), o.asked.metadata, o.asked.refused)
 }
 
 // leaders measures the longest time without delivery while leaders change.
@@ -57,7 +58,7 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 		var all []outage
 		line := ""
 		for _, p := range phases {
-			o := outageOf(p, run.changes, records)
+			o := run.outage(p, records)
 			all = append(all, o)
 			line += "\n  " + o.line(p.name)
 		}
@@ -66,7 +67,7 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 	if err != nil {
 		return err
 	}
-	b.printf("\n| contestant | what happened | without delivery, median (most) | after the new leader, median (most) | other partitions (most) | metadata requests | connections refused |\n|---|---|---|---|---|---|---|\n")
+	b.printf("\n| contestant | what happened | without delivery, median (most) | after the new leader, median (most) | of that without a request to it, median (most) | other partitions (most) | metadata requests | connections refused |\n|---|---|---|---|---|---|---|---|\n")
 	for i, c := range contestants {
 		for p, phase := range phases {
 			of := func(f func(outage) time.Duration) (values []time.Duration) {
@@ -76,13 +77,14 @@ func leaders(ctx context.Context, b *bench, s scenario) error {
 				return values
 			}
 			longest, late := of(func(o outage) time.Duration { return o.longest }), of(func(o outage) time.Duration { return o.late })
+			client := of(func(o outage) time.Duration { return o.client })
 			others := of(func(o outage) time.Duration { return o.others })
 			var requests, refused []int64
 			for _, r := range results[i] {
 				requests, refused = append(requests, r[p].asked.metadata), append(refused, r[p].asked.refused)
 			}
-			b.printf("| %s | %s | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms | %d | %d |\n", c.name, phase.name, ms(median(longest)), ms(slices.Max(longest)),
-				ms(median(late)), ms(slices.Max(late)), ms(slices.Max(others)), median(requests), median(refused))
+			b.printf("| %s | %s | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms (%.0f) | %.0f ms | %d | %d |\n", c.name, phase.name, ms(median(longest)), ms(slices.Max(longest)),
+				ms(median(late)), ms(slices.Max(late)), ms(median(client)), ms(slices.Max(client)), ms(slices.Max(others)), median(requests), median(refused))
 		}
 	}
 	return nil
@@ -149,6 +151,16 @@ func (s *steadyRun) changeLeaders(ctx context.Context) (phases []phase, err erro
 	return phases, err
 }
 
+// broker returns the index of a broker.
+func (s *steadyRun) broker(node int32) int {
+	for i := range s.relays {
+		if s.NodeID(i) == node {
+			return i
+		}
+	}
+	panic(fmt.Sprintf("no broker %d", node))
+}
+
 func (s *steadyRun) details(ctx context.Context) ([]kadm.PartitionDetail, error) {
 	topics, err := s.admin.ListTopics(ctx, s.topic)
 	if err != nil {
@@ -168,13 +180,13 @@ func (s *steadyRun) until(ctx context.Context, ready func(kadm.PartitionDetail) 
 	return fmt.Errorf("topic %s is not ready after a minute", s.topic)
 }
 
-// outageOf looks at the records that were delivered in a phase, and the last ones before.
-func outageOf(p phase, changes []led, records []appended) (o outage) {
+// outage looks at the records that were delivered in a phase, and the last ones before.
+func (s *steadyRun) outage(p phase, records []appended) (o outage) {
 	o.asked = p.asked
-	elected := make(map[int32]time.Time) // by partition, the last time in the phase
-	for _, c := range changes {
+	elected := make(map[int32]led) // by partition, the last one in the phase
+	for _, c := range s.changes {
 		if c.leader >= 0 && c.at.After(p.from) && c.at.Before(p.to) {
-			elected[c.partition] = c.at
+			elected[c.partition] = c
 		}
 	}
 	o.partitions = len(elected)
@@ -188,14 +200,15 @@ func outageOf(p phase, changes []led, records []appended) (o outage) {
 		if !some || r.at.Before(p.from) {
 			continue
 		}
-		at, changed := elected[r.partition]
+		to, changed := elected[r.partition]
 		if !changed {
 			o.others = max(o.others, r.at.Sub(before))
 			continue
 		}
 		o.longest = max(o.longest, r.at.Sub(before))
-		if before.Before(at) && r.at.After(at) {
-			o.late = max(o.late, r.at.Sub(at))
+		if before.Before(to.at) && r.at.After(to.at) {
+			o.late = max(o.late, r.at.Sub(to.at))
+			o.client = max(o.client, s.waits.without(s.broker(to.leader), r.partition, to.at, r.at))
 		}
 	}
 	return o

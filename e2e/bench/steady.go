@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"sync"
@@ -35,6 +33,7 @@ type failing struct {
 	*testbed.Kafka
 	admin  *kadm.Client
 	asked  questions
+	waits  waits
 	relays []net.Listener
 }
 
@@ -76,7 +75,7 @@ func startFailing(ctx context.Context, brokers int) (f *failing, err error) {
 		return nil, errors.Join(err, f.close())
 	}
 	for i, l := range f.relays {
-		go f.relay(l, f.Brokers()[i])
+		go f.relay(l, i)
 	}
 	client, err := kgo.NewClient(kgo.SeedBrokers(f.InternalBrokers()...), kgo.MetadataMinAge(10*time.Millisecond))
 	if err != nil {
@@ -97,49 +96,6 @@ func (f *failing) close() error {
 		f.Kafka.Close()
 	}
 	return nil
-}
-
-func (f *failing) relay(l net.Listener, to string) {
-	for {
-		client, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer client.Close()
-			server, err := net.Dial("tcp", to)
-			if err != nil {
-				f.asked.refused.Add(1)
-				return
-			}
-			defer server.Close()
-			go func() {
-				defer client.Close()
-				_, _ = io.Copy(client, server)
-			}()
-			_ = f.requests(server, client)
-		}()
-	}
-}
-
-// requests copies a client's requests and counts those for metadata. Each begins with
-// its length after the first four bytes, and its kind in two.
-func (f *failing) requests(to io.Writer, from io.Reader) error {
-	var head [6]byte
-	for {
-		if _, err := io.ReadFull(from, head[:]); err != nil {
-			return err
-		}
-		if int16(binary.BigEndian.Uint16(head[4:])) == int16(kmsg.Metadata) {
-			f.asked.metadata.Add(1)
-		}
-		if _, err := to.Write(head[:]); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(to, from, int64(binary.BigEndian.Uint32(head[:]))-2); err != nil {
-			return err
-		}
-	}
 }
 
 // appended is a record, as the broker that took it has it.
@@ -196,6 +152,7 @@ func (b *bench) steady(ctx context.Context, f *failing, c contestant, partitions
 			err = stopped
 		}
 	}()
+	f.waits.forget()
 	run = &steadyRun{failing: f, topic: t.topic}
 	var beside sync.WaitGroup
 	defer beside.Wait()
