@@ -51,6 +51,7 @@ type Kafka struct {
 	// singles counts topics some of whose records go one by one.
 	singles   atomic.Int32
 	throttles throttles
+	answers   *answers
 
 	// ctx ends with the first failure, which is its cause.
 	ctx    context.Context
@@ -87,6 +88,7 @@ func New(o Options) (*Kafka, error) {
 		topics: make(map[string]*topic),
 
 		learned: o.Learned,
+		answers: newAnswers(),
 	}
 	if k.learned == nil {
 		k.learned = NewLearned()
@@ -128,8 +130,8 @@ func New(o Options) (*Kafka, error) {
 		kgo.StopProducerOnDataLossDetected(),
 		kgo.ProducerBatchMaxBytesFn(k.batchLimit),
 		kgo.WithLogger(refusals{clientLog{o.Log}, stopSending}),
-		kgo.Dialer(o.dial(func(conn net.Conn) net.Conn { return &guarded{conn, k} })),
-		kgo.WithHooks(&k.throttles),
+		kgo.Dialer(k.answers.over(o.dial(func(conn net.Conn) net.Conn { return &guarded{conn, k} }))),
+		kgo.WithHooks(&k.throttles, k.answers),
 	)
 	opts = append(opts, retries(&k.progress)...)
 	if !o.CreateTopics.Enabled {
@@ -321,6 +323,7 @@ func (k *Kafka) UnackedTopics() (names []string) {
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
 	k.backlog.stop(k.discard)
+	k.answers.close()
 	k.client.Close()
 	k.mu.Lock()
 	topics := slices.Collect(maps.Values(k.topics))

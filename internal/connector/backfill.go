@@ -255,7 +255,7 @@ func (b *backfillSession) deliveryFailed() error {
 		err = b.once.expired(err)
 		b.once.end()
 	}
-	b.p.closeSink()
+	b.p.replaceSink(settleLimit)
 	if failed := (*sink.FailedError)(nil); errors.Is(err, sink.ErrUndeliverable) && errors.As(err, &failed) {
 		if b.p.refusedRow(failed) {
 			return &sink.FailedError{Err: fmt.Errorf("%v; the backfill restarts, and sets this row aside", err)}

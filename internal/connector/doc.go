@@ -39,8 +39,9 @@
 //	   exit 1       exit 1       refused: exit 3     └─ told to stop ── finish the transaction, drain ──────▶ exit 0
 //
 // A fault of PostgreSQL ends the session only, and the next one resumes behind what was
-// sent. A failed delivery ends the sink, too, and the next session resumes at the
-// confirmed position; with exactly_once that is what is committed. A fault of the
+// sent. A failed delivery ends the sink, too, once the brokers have answered what it has
+// sent, and the next session resumes at the confirmed position; with exactly_once that is
+// what is committed. A fault of the
 // store ends the session as one of PostgreSQL does. A panic, an outbox that is not
 // published any more, and whatever else permanent names, ends the run after that. A run that is
 // told to stop while it has no session, or that a fault meets while it stops, reads what was

@@ -156,7 +156,7 @@ func (s *session) run(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrPanic):
 		// What it has left half done is not waited for.
-		s.abandon()
+		s.abandon(settleLimit)
 	case s.sink.Err() != nil:
 		// Nothing behind the failed event may be confirmed, and what is still
 		// in flight may arrive or not.
@@ -238,7 +238,7 @@ func (s *session) commit(ctx context.Context) (offsets.Position, error) {
 // sinkFailed ends the sink. The next session starts from what was confirmed.
 func (s *session) sinkFailed() error {
 	err := s.sink.Err()
-	s.abandon()
+	s.abandon(settleLimit)
 	var failed *sink.FailedError
 	if errors.As(err, &failed) && errors.Is(err, sink.ErrUndeliverable) {
 		// What was in flight before it is sent again, and then it is the first thing that
@@ -249,16 +249,18 @@ func (s *session) sinkFailed() error {
 	return err // with exactly_once the next session asks what is committed
 }
 
-// abandon ends the sink with what is in flight in it.
-func (s *session) abandon() {
+// abandon ends the sink with what is in flight in it. What the brokers have been sent they
+// may answer for so long.
+func (s *session) abandon(answers time.Duration) {
 	s.tracker.Fail()
-	s.p.closeSink()
+	s.p.replaceSink(answers)
 	_ = s.finalCommit(s.p.limits.all, false) // logged, and kept in unstored
 }
 
 // settleLimit is how long Kafka may take to acknowledge what was sent before the
 // stream ended. The slot is free meanwhile, and another process may take over: what
-// arrives later may arrive behind newer events of its keys.
+// arrives later may arrive behind newer events of its keys. It is also how long the
+// brokers may take to answer what a sink has sent that is replaced.
 const settleLimit = 10 * time.Second
 
 // settle follows on a fault of PostgreSQL: everything sent is waited for, so
@@ -275,7 +277,7 @@ func (s *session) settle() error {
 		return nil
 	case <-time.After(settleLimit):
 		n := s.sink.InFlight()
-		s.abandon()
+		s.abandon(0)
 		return &sink.FailedError{Err: fmt.Errorf("the stream has ended and Kafka has not acknowledged %d events for %s: they are abandoned, and published again after the last confirmed position", n, settleLimit)}
 	case <-s.sink.Failed():
 		return s.sinkFailed()

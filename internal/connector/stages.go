@@ -2,6 +2,7 @@ package connector
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/url"
 	"time"
@@ -74,6 +75,18 @@ func (p *Connector) closeSink() {
 		p.sink.Close()
 		p.sink, p.memory = nil, replication.NewMemory(p.o.MemoryLimit)
 	}
+}
+
+// replaceSink ends a sink that another one follows, which sends again what this one had in
+// flight. What the brokers have been sent they may answer for so long, or as long as a stop
+// may take: later it would arrive among what the next one sends.
+func (p *Connector) replaceSink(answers time.Duration) {
+	if p.sink != nil {
+		ctx, cancel := context.WithTimeout(p.limits.acks, answers)
+		p.sink.AwaitAnswers(ctx)
+		cancel()
+	}
+	p.closeSink()
 }
 
 // attributes are what the catalog says of each field's column.
