@@ -12,8 +12,9 @@ import (
 )
 
 // brokerFault makes a step in which the brokers have different faults: one is gone, or
-// slow, while the others go on, so that acknowledgements of later events come first; or
-// partitions change their leader, with what was sent to the old one still on its way.
+// slow, while the others go on, so that acknowledgements of later events come first; or its
+// connections are slow, and new ones are not, when the sink fails; or partitions change their
+// leader, with what was sent to the old one still on its way.
 func (m *maker) brokerFault() step {
 	node, d, choice, yes := m.r.IntN(m.o.brokers), m.lasts(), m.r.Uint64(), m.r.IntN(2) == 0
 	soon := time.Duration(m.r.IntN(3000)) * time.Millisecond
@@ -43,6 +44,9 @@ func (m *maker) brokerFault() step {
 		}}
 	case 4, 5:
 		slow := [2]time.Duration{time.Duration(m.r.IntN(300)) * time.Millisecond, time.Duration(m.r.IntN(300)) * time.Millisecond}
+		if yes {
+			return m.lostSegment(node, slow, soon)
+		}
 		return step{what: fmt.Sprintf("broker %d is slow %v for %s", node, slow, d), do: func(w *world) {
 			w.fault()
 			w.kafka.slow(node, slow)
@@ -77,6 +81,31 @@ func (m *maker) brokerFault() step {
 	return step{what: "partitions change their leaders", do: func(w *world) {
 		w.fault()
 		w.kafka.moveLeaders(-1, newRand(choice))
+	}}
+}
+
+// lostSegment makes a step in which the connections to one broker become slow while another
+// one refuses a record: what the sink that fails has sent arrives late, over connections that
+// it has closed, and the next sink has fast ones.
+func (m *maker) lostSegment(node int, slow [2]time.Duration, soon time.Duration) step {
+	rows, choice := 20+m.r.IntN(100), m.r.Uint64()
+	slow[0] += time.Duration(m.r.IntN(500)) * time.Millisecond
+	return step{what: fmt.Sprintf("the connections to broker %d are slow %v, others refuse a record of the next %d rows, and %d more come after %s", node, slow, rows, rows, soon/5), do: func(w *world) {
+		w.fault()
+		for _, l := range w.kafka.to(node, func(*broker) {}) {
+			l.slow(slow[0], slow[1])
+		}
+		var others []int32
+		for n := range w.kafka.brokers {
+			if n != node {
+				others = append(others, int32(n))
+			}
+		}
+		h := w.kafka.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Nodes: others, Err: kerr.TopicAuthorizationFailed})
+		w.commit(rows, choice)
+		w.wait(soon / 5)
+		w.commit(rows, choice+1)
+		w.after(time.Second, "no record is refused", h.Remove)
 	}}
 }
 

@@ -24,6 +24,9 @@ var plants = []plant{
 		{"sink/kafka.go", "\t\tk.fail(d, err)\n\t\tk.discard(d)\n", "\t\treceipt := d.Receipt\n\t\tk.discard(d)\n\t\treceipt.Acknowledge()\n"},
 		{"offsets/tracker.go", "\tt.mu.Lock()\n\tt.failed = true\n\tt.mu.Unlock()\n", ""},
 	}},
+	{"a failed sink is replaced before the brokers have answered", []edit{
+		{"internal/connector/stages.go", "\t\tp.sink.AwaitAnswers(ctx)\n", "\t\t_ = ctx\n"},
+	}},
 	{"an event that cannot be delivered is passed over", []edit{
 		{"internal/flow/poison.go", "\t\terr := f.send(ev, d)\n", "\t\tf.o.Sink.Return()\n\t\terr := error(nil)\n"},
 	}},
