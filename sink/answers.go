@@ -21,14 +21,17 @@ import (
 type answers struct {
 	mu   sync.Mutex
 	due  int
-	last bool // nothing more is sent
-	// none is closed when nothing more is sent and all is answered, ended when the sink is
-	// closed.
-	none, ended chan struct{}
+	last bool          // nothing more is sent
+	none chan struct{} // closed when nothing more is sent and all is answered
+	// closed ends with the sink, by close.
+	closed context.Context
+	close  context.CancelFunc
 }
 
 func newAnswers() *answers {
-	return &answers{none: make(chan struct{}), ended: make(chan struct{})}
+	a := &answers{none: make(chan struct{})}
+	a.closed, a.close = context.WithCancel(context.Background())
+	return a
 }
 
 // expect notes that a request is about to be written. Once nothing more is sent, it waits for
@@ -41,7 +44,7 @@ func (a *answers) expect() error {
 		return nil
 	}
 	a.mu.Unlock()
-	<-a.ended
+	<-a.closed.Done()
 	return net.ErrClosed
 }
 
@@ -58,7 +61,7 @@ func (a *answers) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE2E) 
 	}
 }
 
-// end lets nothing more be sent.
+// end lets nothing more be sent. It may be called again.
 func (a *answers) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -70,19 +73,7 @@ func (a *answers) end() {
 	}
 }
 
-// close ends what waits to be written. It may be called again.
-func (a *answers) close() {
-	a.end()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	select {
-	case <-a.ended:
-	default:
-		close(a.ended)
-	}
-}
-
-// over makes the connections of a dial tell what is written to them.
+// over returns a dial whose connections tell what is written to them.
 func (a *answers) over(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)

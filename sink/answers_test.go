@@ -2,15 +2,12 @@ package sink
 
 import (
 	"context"
-	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -58,15 +55,15 @@ func TestAnswersAreAwaited(t *testing.T) {
 	s.delivered()
 
 	gate := make(chan struct{})
-	var slow, refused atomic.Int32
+	var slow, others atomic.Int32
 	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if topic := r.(*kmsg.ProduceRequest).Topics[0]; topic.Topic != "other" && topic.TopicID != c.TopicInfo("other").TopicID {
 			slow.Add(1)
 			c.SleepControl(func() { <-gate })
-			return nil, nil, false
+		} else {
+			others.Add(1)
 		}
-		refused.Add(1)
 		return nil, nil, false
 	})
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "other", Err: kerr.InvalidRecord})
@@ -74,9 +71,9 @@ func TestAnswersAreAwaited(t *testing.T) {
 	until(t, "the slow broker has the event", func() bool { return slow.Load() == 1 })
 	s.send("other", "k", "refused")
 	<-s.k.Failed()
-	done := answered(limited(t), s.k)
+	done := answered(context.Background(), s.k)
 	waits(t, done)
-	had := slow.Load() + refused.Load()
+	had := slow.Load() + others.Load()
 	_ = s.try("other", "k", []byte("late"))
 	close(gate)
 	ends(t, done)
@@ -84,7 +81,7 @@ func TestAnswersAreAwaited(t *testing.T) {
 		t.Errorf("the wait has ended and the topic holds %d records, want what was sent before, 2", n)
 	}
 	s.k.Close()
-	if n := slow.Load() + refused.Load(); n != had {
+	if n := slow.Load() + others.Load(); n != had {
 		t.Errorf("%d requests were sent after the wait had begun", n-had)
 	}
 	s.settled()
@@ -97,7 +94,7 @@ func TestNothingIsSentWhileAnswersAreAwaited(t *testing.T) {
 	s := &sender{t: t, k: open(t, c)}
 	s.send(testTopic, "k", "0")
 	s.delivered()
-	done := answered(limited(t), s.k)
+	done := answered(context.Background(), s.k)
 	ends(t, done) // there is none
 	var got atomic.Int32
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -117,16 +114,9 @@ func TestNothingIsSentWhileAnswersAreAwaited(t *testing.T) {
 // The wait ends with its context, and with the connection.
 func TestAnswersThatDoNotCome(t *testing.T) {
 	for _, broken := range []bool{false, true} {
-		c := broker(t, 1)
-		var mu sync.Mutex
-		var conns []net.Conn
-		s := &sender{t: t, k: open(t, c, func(o *Options) {
-			o.Client = append(o.Client, kgo.WithHooks(connected(func(conn net.Conn) {
-				mu.Lock()
-				defer mu.Unlock()
-				conns = append(conns, conn)
-			})))
-		})}
+		l := &flaky{}
+		c := broker(t, 1, l.listen())
+		s := &sender{t: t, k: open(t, c)}
 		release := hold(t, c)
 		s.send(testTopic, "k", "0")
 		until(t, "the event is sent", func() bool {
@@ -134,15 +124,11 @@ func TestAnswersThatDoNotCome(t *testing.T) {
 			defer s.k.answers.mu.Unlock()
 			return s.k.answers.due == 1
 		})
-		ctx, cancel := context.WithCancel(limited(t))
+		ctx, cancel := context.WithCancel(context.Background())
 		done := answered(ctx, s.k)
 		waits(t, done)
 		if broken {
-			mu.Lock()
-			for _, conn := range conns {
-				_ = conn.Close()
-			}
-			mu.Unlock()
+			l.shutDown()
 		} else {
 			cancel()
 		}
@@ -151,14 +137,5 @@ func TestAnswersThatDoNotCome(t *testing.T) {
 		s.settled()
 		release()
 		cancel()
-	}
-}
-
-// connected is a hook of a client, which is told of each connection.
-type connected func(net.Conn)
-
-func (f connected) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, conn net.Conn, err error) {
-	if err == nil {
-		f(conn)
 	}
 }

@@ -323,6 +323,7 @@ func (k *Kafka) UnackedTopics() (names []string) {
 func (k *Kafka) Close() {
 	k.cancel(errors.New("sink closed"))
 	k.backlog.stop(k.discard)
+	k.answers.end()
 	k.answers.close()
 	k.client.Close()
 	k.mu.Lock()

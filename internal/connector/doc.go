@@ -41,12 +41,12 @@
 // A fault of PostgreSQL ends the session only, and the next one resumes behind what was
 // sent. A failed delivery ends the sink, too, once the brokers have answered what it has
 // sent, and the next session resumes at the confirmed position; with exactly_once that is
-// what is committed. A fault of the
-// store ends the session as one of PostgreSQL does. A panic, an outbox that is not
-// published any more, and whatever else permanent names, ends the run after that. A run that is
-// told to stop while it has no session, or that a fault meets while it stops, reads what was
-// sent and is not confirmed once more, to the end of its transaction, and has it delivered and
-// confirmed, over new connections (finish). The rule for the exit code is in stop.go.
+// what is committed. A fault of the store ends the session as one of PostgreSQL does. A
+// panic, an outbox that is not published any more, and whatever else permanent names, ends
+// the run after that. A run that is told to stop while it has no session, or that a fault
+// meets while it stops, reads what was sent and is not confirmed once more, to the end of
+// its transaction, and has it delivered and confirmed, over new connections (finish). The
+// rule for the exit code is in stop.go.
 //
 // # Goroutines
 //

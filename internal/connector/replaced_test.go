@@ -91,18 +91,13 @@ func TestReplacedSinkDoesNotInterfere(t *testing.T) {
 	}
 	slow := &slowly{addr: kafka.ListenAddrs()[0], delay: 500 * time.Millisecond, sent: make(chan struct{})}
 	h.o.Sink.Dial = slow.dial
-	h.o.Rules.Overrides = []router.Override{{Type: "other", Topic: "u"}}
+	h.o.Rules.Overrides = []router.Override{{Type: "bad", Topic: "u"}}
 	kafka.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "u", Err: kerr.InvalidRecord})
 
 	h.server.commit("1")
 	h.run()
 	<-slow.sent
-	tx := h.server.commitRows(func(id string) []string {
-		if id == "refused" {
-			return []string{id, "other", "a", "k", "{}"}
-		}
-		return []string{id, "t", "a", "k", "{}"}
-	}, "refused", "2")
+	tx := h.server.commitRows(bad("refused"), "refused", "2")
 	h.until("confirmed", func() bool { return h.server.slotLSN() == tx.end })
 	h.until("what was late has arrived", func() bool { return len(h.records()) >= 3 })
 	h.stop()

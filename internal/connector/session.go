@@ -155,11 +155,11 @@ func (s *session) run(ctx context.Context) error {
 	s.p.o.Status.Stopped()
 	switch {
 	case errors.Is(err, ErrPanic):
-		// What it has left half done is not waited for.
+		// What it has left half done is given up.
 		s.abandon(settleLimit)
 	case s.sink.Err() != nil:
 		// Nothing behind the failed event may be confirmed, and what is still
-		// in flight may arrive or not.
+		// in flight arrives before the next session, or not.
 		err = s.sinkFailed()
 	case ctx.Err() != nil:
 		err = s.drain()
@@ -249,8 +249,8 @@ func (s *session) sinkFailed() error {
 	return err // with exactly_once the next session asks what is committed
 }
 
-// abandon ends the sink with what is in flight in it. What the brokers have been sent they
-// may answer for so long.
+// abandon ends the sink with what is in flight in it, after the brokers' answers to what they
+// have been sent, which it waits for no longer than answers says.
 func (s *session) abandon(answers time.Duration) {
 	s.tracker.Fail()
 	s.p.replaceSink(answers)

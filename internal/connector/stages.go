@@ -78,8 +78,8 @@ func (p *Connector) closeSink() {
 }
 
 // replaceSink ends a sink that another one follows, which sends again what this one had in
-// flight. What the brokers have been sent they may answer for so long, or as long as a stop
-// may take: later it would arrive among what the next one sends.
+// flight. It waits for the brokers' answers to what they have been sent, no longer than answers
+// says, or than a stop may: what arrives later arrives among what the next one sends.
 func (p *Connector) replaceSink(answers time.Duration) {
 	if p.sink != nil {
 		ctx, cancel := context.WithTimeout(p.limits.acks, answers)
